@@ -7,9 +7,18 @@ export const LIMITS = {
   modelFiles: 4096,
   /** Depth of nested protobuf messages and subgraphs: real models stay under 20; recursion beyond it is an attack on the stack. */
   protobufDepth: 100,
-  /** Nodes of a graph: the largest seen has some 100 thousand; a hostile file of empty nodes costs 2 bytes each. */
-  graphNodes: 2_000_000,
-  initializers: 1_000_000,
+  /** Nodes of a model, subgraphs included: the largest seen has some 100 thousand. A hostile node costs 8 bytes in the file and some 400 in memory. */
+  graphNodes: 500_000,
+  /** Initializers and tensor attributes: the largest models have some 10 thousand; each costs some 300 bytes in memory. */
+  initializers: 250_000,
+  /** Inputs, outputs and inner values with a stated type: some 100 thousand in the largest models, 100 bytes each in memory. */
+  valueInfos: 1_000_000,
+  /** Numbers in the models' attributes: tree ensembles have a million; a packed int is 1 byte in the file and 32 in memory. */
+  attributeNumbers: 4_000_000,
+  /** Strings in tensors and attributes: vocabularies have a million; an empty one is 2 bytes in the file and some 100 in memory. */
+  strings: 2_000_000,
+  /** Fields kept unread: newer exporters write some five notes a node; each is 2 bytes or more in the file and some 180 in memory. */
+  unknownFields: 1_000_000,
   tensorRank: 32,
   /** Length of a name; names go into maps, logs and reports. */
   nameBytes: 65_536,

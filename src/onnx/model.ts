@@ -29,6 +29,9 @@ export const DataType = {
   UINT4: 21,
   INT4: 22,
   FLOAT4E2M1: 23,
+  FLOAT8E8M0: 24,
+  UINT2: 25,
+  INT2: 26,
 } as const;
 export type DataType = (typeof DataType)[keyof typeof DataType];
 
@@ -66,6 +69,7 @@ export interface ValueInfo {
   name: string;
   /** Null for sequence, map, optional and sparse types, which stand as they came in `rawType`. */
   type: TensorType | null;
+  /** The TypeProto as it came, where `type` does not say all of it (denotations too); the writer uses it as long as `type` still agrees with it. */
   rawType?: Uint8Array;
   docString?: string;
   unknown?: RawField[];
