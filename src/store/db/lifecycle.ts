@@ -1,0 +1,159 @@
+/**
+ * A job's life, written by compare-and-set: every statement names the state it starts from and, for a running job, the
+ * lease's owner. Whoever matches no row has lost the job and must stop. Leases are timed by the database's clock.
+ */
+import type { ErrorCode } from '../../domain/errors.ts';
+import { newId } from '../../domain/ids.ts';
+import type { JobStatus, Stage, StageRun } from '../../domain/job.ts';
+import { json, notify, type Tx } from './client.ts';
+import * as events from './events.ts';
+import * as outbox from './outbox.ts';
+
+/** Deaths of the child by its own doing at one stage, after which the job fails. */
+export const MAX_ATTEMPTS = 3;
+
+/** Takes a queued job: queued → running with a lease. False where it is not queued (any more) or is to be canceled. */
+export async function claim(tx: Tx, id: string, owner: string, leaseSeconds: number): Promise<boolean> {
+  const claimed = await tx.$executeRaw`
+    update jobs set status = 'running', lease_owner = ${owner}, lease_expires_at = now() + make_interval(secs => ${leaseSeconds}),
+      started_at = coalesce(started_at, now()), starts = starts + 1, stage = null, progress = 0, eta_seconds = null, stages = '[]', updated_at = now()
+    where id = ${id} and status = 'queued' and not cancel_requested`;
+  if (claimed === 1) await events.append(tx, id, 'started', {});
+  return claimed === 1;
+}
+
+/** Renews the lease. `held` false: the job is someone else's now, or has ended. */
+export async function renew(tx: Tx, id: string, owner: string, leaseSeconds: number): Promise<{ held: boolean; cancelRequested: boolean }> {
+  const rows = await tx.$queryRaw<{ cancel_requested: boolean }[]>`
+    update jobs set lease_expires_at = now() + make_interval(secs => ${leaseSeconds})
+    where id = ${id} and status = 'running' and lease_owner = ${owner} returning cancel_requested`;
+  return { held: rows.length === 1, cancelRequested: rows[0]?.cancel_requested ?? false };
+}
+
+/** Writes where a running job is. False where it is not the owner's any more. */
+export async function writeProgress(
+  tx: Tx,
+  id: string,
+  owner: string,
+  at: { stage: Stage | null; progress: number; etaSeconds: number | null; stages: StageRun[] },
+): Promise<boolean> {
+  const { count } = await tx.job.updateMany({
+    where: { id, status: 'running', leaseOwner: owner },
+    data: { stage: at.stage, progress: at.progress, etaSeconds: at.etaSeconds, stages: json(at.stages) },
+  });
+  return count === 1;
+}
+
+/** Gives a running job back to the queue without using up an attempt: its worker stops, was lost, or its child was killed from outside. */
+export async function requeue(tx: Tx, id: string, owner: string, reason: string): Promise<boolean> {
+  const { count } = await tx.job.updateMany({
+    where: { id, status: 'running', leaseOwner: owner },
+    data: { status: 'queued', leaseOwner: null, leaseExpiresAt: null, stage: null, progress: 0, etaSeconds: null },
+  });
+  if (count === 0) return false;
+  await announceRequeued(tx, id, reason);
+  return true;
+}
+
+/**
+ * The child died by its own doing at `stage`. Uses up an attempt there (attempts at another stage are forgotten: it got
+ * further, or elsewhere); the job is queued again, or fails with `code` at the third.
+ */
+export async function failAttempt(
+  tx: Tx,
+  id: string,
+  owner: string,
+  death: { stage: Stage; code: ErrorCode; detail: string },
+): Promise<'queued' | 'failed' | 'lost'> {
+  const rows = await tx.$queryRaw<{ attempts: number }[]>`
+    update jobs set attempts = case when attempt_stage = ${death.stage} then attempts + 1 else 1 end, attempt_stage = ${death.stage}
+    where id = ${id} and status = 'running' and lease_owner = ${owner} returning attempts`;
+  if (rows.length === 0) return 'lost';
+  if (rows[0]!.attempts >= MAX_ATTEMPTS) {
+    const ended = await end(tx, id, owner, { status: 'failed', error: { code: death.code, detail: death.detail } });
+    return ended ? 'failed' : 'lost';
+  }
+  return (await requeue(tx, id, owner, `${death.code}: ${death.detail}`)) ? 'queued' : 'lost';
+}
+
+export interface End {
+  status: Extract<JobStatus, 'succeeded' | 'failed' | 'canceled'>;
+  error?: { code: ErrorCode; detail: string } | null;
+  bestVariantId?: string | null;
+  bestReason?: string | null;
+}
+
+/**
+ * Ends a running job of this owner's, once: final status, last event and the webhook's delivery in one transaction.
+ * False where it was not the owner's any more: nothing is written then.
+ */
+export async function end(tx: Tx, id: string, owner: string, how: End): Promise<boolean> {
+  return finish(tx, { id, status: 'running', leaseOwner: owner }, how);
+}
+
+/** Cancels a job that no worker has taken yet. False where it is not queued. */
+export async function cancelQueued(tx: Tx, id: string): Promise<boolean> {
+  return finish(tx, { id, status: 'queued' }, { status: 'canceled' });
+}
+
+async function finish(tx: Tx, where: { id: string; status: 'queued' | 'running'; leaseOwner?: string }, how: End): Promise<boolean> {
+  const { count } = await tx.job.updateMany({
+    where,
+    data: {
+      status: how.status,
+      endedAt: new Date(),
+      leaseOwner: null,
+      leaseExpiresAt: null,
+      etaSeconds: null,
+      ...(how.status === 'succeeded' ? { progress: 1 } : {}),
+      errorCode: how.error?.code ?? null,
+      errorDetail: how.error?.detail ?? null,
+      bestVariantId: how.bestVariantId ?? null,
+      bestReason: how.bestReason ?? null,
+    },
+  });
+  if (count === 0) return false;
+  await events.append(tx, where.id, how.status, how.error ? { error: how.error } : {});
+  const job = await tx.job.findUniqueOrThrow({
+    where: { id: where.id },
+    select: { endedAt: true, webhookEndpoint: { select: { id: true, events: true, disabledAt: true } } },
+  });
+  const type = `job.${how.status}`;
+  const endpoint = job.webhookEndpoint;
+  if (endpoint && !endpoint.disabledAt && (endpoint.events.length === 0 || endpoint.events.includes(type))) {
+    const deliveryId = newId('webhookDelivery');
+    // Thin: who wants the figures fetches the job, and so never acts on a stale or forged copy of them.
+    const body = JSON.stringify({ type, timestamp: job.endedAt!.toISOString(), data: { id: where.id, status: how.status } });
+    await tx.webhookDelivery.create({ data: { id: deliveryId, endpointId: endpoint.id, jobId: where.id, eventType: type, body } });
+    await outbox.add(tx, { kind: 'deliver-webhook', payload: { deliveryId } });
+  }
+  return true;
+}
+
+async function announceRequeued(tx: Tx, id: string, reason: string): Promise<void> {
+  await events.append(tx, id, 'requeued', { reason });
+  const { queue } = await tx.job.findUniqueOrThrow({ where: { id }, select: { queue: true } });
+  await outbox.add(tx, { kind: 'quantize', payload: { jobId: id, queue } });
+}
+
+/** For the reconciler: gives back the running jobs whose lease has run out, without using up an attempt, or cancels those that are to be. Returns their ids. */
+export async function reclaimExpired(tx: Tx): Promise<string[]> {
+  const rows = await tx.$queryRaw<{ id: string; lease_owner: string; cancel_requested: boolean }[]>`
+    select id, lease_owner, cancel_requested from jobs where status = 'running' and lease_expires_at < now() for update skip locked`;
+  for (const row of rows) {
+    if (row.cancel_requested) await end(tx, row.id, row.lease_owner, { status: 'canceled' });
+    else await requeue(tx, row.id, row.lease_owner, 'the worker was lost');
+  }
+  return rows.map((row) => row.id);
+}
+
+/** For the reconciler: jobs queued for longer than `seconds`, with the queue each belongs in. */
+export async function queuedLongerThan(tx: Tx, seconds: number): Promise<{ id: string; queue: string }[]> {
+  return tx.$queryRaw<{ id: string; queue: string }[]>`
+    select id, queue from jobs where status = 'queued' and updated_at < now() - make_interval(secs => ${seconds}) order by id`;
+}
+
+/** Wakes those who wait for the job, where something changed that has no event. */
+export async function wake(tx: Tx, id: string): Promise<void> {
+  await notify(tx, 'halftone_job', id);
+}

@@ -1,0 +1,44 @@
+/** Device profiles. */
+import { newId } from '../../domain/ids.ts';
+import type { DeviceProfile } from '../../domain/profile.ts';
+import { json, type Tx } from './client.ts';
+import type { Prisma } from './generated/client.ts';
+import type { PageQuery, ProfileRecord } from './records.ts';
+
+const record = (row: Prisma.DeviceProfileGetPayload<object>): ProfileRecord => ({
+  ...(row.spec as unknown as Omit<DeviceProfile, 'id' | 'name' | 'builtIn'>),
+  id: row.id,
+  name: row.name,
+  builtIn: row.builtIn,
+  createdAt: row.createdAt,
+});
+
+/** Makes a profile; null where the name is taken. */
+export async function create(tx: Tx, profile: Omit<DeviceProfile, 'id' | 'builtIn'>): Promise<ProfileRecord | null> {
+  const { name, ...spec } = profile;
+  const id = newId('profile');
+  const { count } = await tx.deviceProfile.createMany({ data: [{ id, name, spec: json(spec) }], skipDuplicates: true });
+  return count === 1 ? get(tx, id) : null;
+}
+/** Writes a built-in profile as it is on this machine now; keeps its id. */
+export async function ensureBuiltIn(tx: Tx, profile: Omit<DeviceProfile, 'id' | 'builtIn'>): Promise<ProfileRecord> {
+  const { name, ...spec } = profile;
+  await tx.deviceProfile.createMany({ data: [{ id: newId('profile'), name, builtIn: true, spec: json(spec) }], skipDuplicates: true });
+  return record(await tx.deviceProfile.update({ where: { name }, data: { spec: json(spec), builtIn: true } }));
+}
+export async function get(tx: Tx, id: string): Promise<ProfileRecord | null> {
+  const row = await tx.deviceProfile.findUnique({ where: { id } });
+  return row && record(row);
+}
+export async function findByName(tx: Tx, name: string): Promise<ProfileRecord | null> {
+  const row = await tx.deviceProfile.findUnique({ where: { name } });
+  return row && record(row);
+}
+/** By id or name. */
+export async function resolve(tx: Tx, idOrName: string): Promise<ProfileRecord | null> {
+  return (await get(tx, idOrName)) ?? findByName(tx, idOrName);
+}
+export async function list(tx: Tx, page: PageQuery): Promise<ProfileRecord[]> {
+  const where = page.before ? { id: { lt: page.before } } : {};
+  return (await tx.deviceProfile.findMany({ where, orderBy: { id: 'desc' }, take: page.limit })).map(record);
+}
