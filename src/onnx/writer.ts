@@ -153,7 +153,6 @@ async function writeParts(parts: Part[], path: string): Promise<{ sizeBytes: num
       }
     }
     await flush();
-    await out.sync();
   } finally {
     await out.close();
   }
