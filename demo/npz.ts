@@ -5,28 +5,42 @@
 import { crc32 } from 'node:zlib';
 
 export interface NpyArray {
-  data: Float32Array | BigInt64Array;
+  data: Float32Array | Float64Array | Int32Array | BigInt64Array;
   shape: number[];
 }
 
-function npy({ data, shape }: NpyArray): Buffer {
-  const descr = data instanceof Float32Array ? '<f4' : '<i8';
+const descriptor = (data: NpyArray['data']): string =>
+  data instanceof Float32Array ? '<f4' : data instanceof Float64Array ? '<f8' : data instanceof Int32Array ? '<i4' : '<i8';
+
+/** An .npy file (format 1.0). */
+export function npy({ data, shape }: NpyArray): Buffer {
   const tuple = shape.length === 1 ? `(${shape[0]},)` : `(${shape.join(', ')})`;
-  const text = `{'descr': '${descr}', 'fortran_order': False, 'shape': ${tuple}, }`;
+  return npyFile(
+    `{'descr': '${descriptor(data)}', 'fortran_order': False, 'shape': ${tuple}, }`,
+    Buffer.from(data.buffer, data.byteOffset, data.byteLength),
+  );
+}
+
+/** An .npy file with a header of one's own. */
+export function npyFile(text: string, content: Buffer): Buffer {
   // The data start at a multiple of 64 bytes; magic, version and length take 10, the newline 1.
   const header = Buffer.from(text.padEnd(Math.ceil((text.length + 11) / 64) * 64 - 11, ' ').concat('\n'), 'latin1');
   const prefix = Buffer.from([0x93, 0x4e, 0x55, 0x4d, 0x50, 0x59, 1, 0, header.length & 255, header.length >> 8]);
-  return Buffer.concat([prefix, header, Buffer.from(data.buffer, data.byteOffset, data.byteLength)]);
+  return Buffer.concat([prefix, header, content]);
 }
 
 /** The bytes of an .npz with these arrays. */
 export function npz(arrays: Record<string, NpyArray>): Buffer {
+  return zip(Object.fromEntries(Object.entries(arrays).map(([name, array]) => [`${name}.npy`, npy(array)])));
+}
+
+/** A zip of stored files. */
+export function zip(files: Record<string, Buffer>): Buffer {
   const parts: Buffer[] = [];
   const directory: Buffer[] = [];
   let offset = 0;
-  for (const [name, array] of Object.entries(arrays)) {
-    const file = Buffer.from(`${name}.npy`, 'utf8');
-    const content = npy(array);
+  for (const [path, content] of Object.entries(files)) {
+    const file = Buffer.from(path, 'utf8');
     // version, flags (UTF-8 names), method 0, time, date (1980-01-01), crc, sizes, name length, extra length
     const common = Buffer.alloc(26);
     common.writeUInt16LE(20, 0);
