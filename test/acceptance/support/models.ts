@@ -39,9 +39,7 @@ export interface ClassifierOptions {
  * A convolutional classifier: [batch, 3, 24, 24] → four convolutions with ReLU, a residual addition, max and average pooling,
  * Gemm → logits [batch, 6]. `seed` makes another model; `width` scales its cost.
  */
-export function classifier(
-  options: { seed?: number; width?: number; batch?: number | string; hw?: number | string; opset?: number } = {},
-): Buffer {
+export function classifier(options: ClassifierOptions = {}, head?: { w: Float32Array; b: Float32Array } | null): Buffer {
   const seed = options.seed ?? 1;
   const width = options.width ?? 16;
   const batch = options.batch ?? 'batch';
