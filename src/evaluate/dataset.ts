@@ -17,6 +17,8 @@ export interface DatasetDescription {
   hasLabels: boolean;
   /** class: one integer a sample; sequence: integers padded with −1. */
   labelsKind: 'class' | 'sequence' | null;
+  /** Length of the longest sequence that the labels can hold; 1 for classes, 0 without labels. */
+  labelLength: number;
 }
 
 /** Labels of all samples, in memory: some bytes a sample. */
@@ -90,6 +92,7 @@ function describeHeaders(headers: NpyHeader[]): DatasetDescription {
     arrays: arrays.map(({ name, dtype, shape }) => ({ name, dtype, shape })),
     hasLabels: labels !== undefined,
     labelsKind: labels === undefined ? null : labels.shape.length === 1 ? 'class' : 'sequence',
+    labelLength: labels === undefined ? 0 : (labels.shape[1] ?? 1),
   };
 }
 
