@@ -89,4 +89,6 @@ export interface Runner {
   /** `model`: a path, or the bytes of a model without external data. */
   open(model: string | Uint8Array, options: SessionOptions): Promise<Session>;
   observer(options: ObserverOptions): Observer;
+  /** Sessions of one signature take turns over the feeds, outside JavaScript: ms of each run, by session and block. */
+  interleave(sessions: Session[], feeds: Record<string, TensorValue>[], options: { blocks: number; seconds: number }): Promise<Float64Array[][]>;
 }

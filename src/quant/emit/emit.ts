@@ -1,0 +1,294 @@
+import { attrInt, captures, cloneModel, GraphView, intAttr, NamePool } from '../../onnx/graph.ts';
+import { type Attribute, DataType, type Model, type Node, type TensorType } from '../../onnx/model.ts';
+import { makeTensor } from '../../onnx/tensor.ts';
+import { OPERATORS, SELF_QUANTIZING } from '../plan/operators.ts';
+import type { Grid } from '../plan/ranges.ts';
+import type { Unit } from '../plan/units.ts';
+import type { QuantizedWeight } from '../transform/weights.ts';
+import { qoperatorLayer } from './qoperator.ts';
+
+/** All that the file needs: decided by plan and transform, written here. */
+export interface Quantization {
+  units: Unit[];
+  /** Ids of the units that run in integers. */
+  quantized: ReadonlySet<number>;
+  /** The grid of every value that an integer unit reads or writes. */
+  grid: (value: string) => Grid;
+  weights: ReadonlyMap<number, QuantizedWeight>;
+  /** int32 at scale_x · scale_w. */
+  biases: ReadonlyMap<number, { data: Int32Array; scales: Float32Array }>;
+  /** Constant activations (of Add, Mul, Concat, Where): initializer name → its form on a grid of its own. */
+  constants: ReadonlyMap<string, QuantizedWeight>;
+}
+
+const intAttribute = (name: string, value: number): [string, Attribute] => [name, intAttr(name, value)];
+
+/** What a format writes for one integer unit. */
+export interface LayerWriter {
+  push: (node: Node) => void;
+  name: (base: string) => string;
+  /** Names of a value's integer form, scale and zero point. */
+  integer: (value: string) => [codes: string, scale: string, zeroPoint: string];
+  constant: (value: string) => [codes: string, scale: string, zeroPoint: string];
+  weight: () => [codes: string, scale: string, zeroPoint: string];
+  bias: () => [codes: string, scale: string, zeroPoint: string] | null;
+  /** Where the unit's output goes: its codes with their grid, or a float value. */
+  output: (index: number) => { codes: string; scale: string; zeroPoint: string } | { float: string };
+}
+
+/**
+ * Writes the quantized model.
+ *
+ * 1. A value made in float and read in integers gets one QuantizeLinear, before its first integer reader.
+ * 2. A value made in integers and read in float, or an output of the graph, gets a DequantizeLinear that keeps its name:
+ *    inputs and outputs of the graph stay as they were.
+ * 3. Each integer reader has a DequantizeLinear of its own; scales and zero points are rank 0 (runtime.md, rule 6).
+ * 4. An activation that folds is left out: the grid's ends do its work (which also avoids the Clip edge bug, rule 7).
+ * 5. A layer left in float between integer ones is guarded from being quantized by the runtime itself (runtime.md, 2): a
+ *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says.
+ * 6. Nothing that nobody reads is left (rule 12).
+ */
+export function emit(prepared: Model, quantization: Quantization, types: ReadonlyMap<string, TensorType>, format: 'qdq' | 'qoperator'): Model {
+  const model = cloneModel(prepared);
+  const graph = model.graph;
+  const nodes: Node[] = [];
+  const pool = new NamePool(prepared.graph);
+  const name = (base: string): string => pool.fresh(base);
+  const reads = (n: Node): string[] => [...n.inputs, ...captures(n)].filter(Boolean);
+  const push = (node: Node) => nodes.push(node);
+  const node = (opType: string, inputs: string[], outputs: string[], attributes: [string, Attribute][] = []) =>
+    push({ name: name(`${outputs[0]}_${opType}`), opType, domain: '', inputs, outputs, attributes: new Map(attributes) });
+  const initializer = (base: string, dataType: DataType, dims: number[], data: Parameters<typeof makeTensor>[3]): string => {
+    const n = name(base);
+    graph.initializers.set(n, makeTensor(n, dataType, dims, data));
+    return n;
+  };
+
+  const producers = new Map<string, Unit>();
+  for (const unit of quantization.units) for (const output of unit.outputs) if (output) producers.set(output, unit);
+  const isInteger = (unit: Unit | undefined) => unit !== undefined && quantization.quantized.has(unit.id);
+  const readers = new Map<string, Unit[]>();
+  for (const unit of quantization.units) {
+    const inside = new Set(unit.nodes.flatMap((n) => n.outputs));
+    for (const value of new Set(unit.nodes.flatMap((n) => reads(n)))) {
+      if (!inside.has(value)) readers.set(value, [...(readers.get(value) ?? []), unit]);
+    }
+  }
+  const graphOutputs = new Set(graph.outputs.map((o) => o.name));
+  const readsAsInteger = (unit: Unit, value: string) => isInteger(unit) && unit.inputs.some((i) => unit.nodes[0]!.inputs[i] === value);
+  const needsCodes = (value: string) => (readers.get(value) ?? []).some((u) => readsAsInteger(u, value));
+  /** Whether a value is codes where it is made. */
+  const madeInIntegers = (value: string): boolean => {
+    const unit = producers.get(value);
+    return isInteger(unit) && !(unit!.row!.floatOutput && !needsCodes(value));
+  };
+
+  const gridNames = new Map<string, [string, string]>();
+  const scalarType = (grid: Grid) => (grid.type === 'uint8' ? DataType.UINT8 : DataType.INT8);
+  const codesOf = (grid: Grid, zeroPoints: number[]) => (grid.type === 'uint8' ? Uint8Array.from(zeroPoints) : Int8Array.from(zeroPoints));
+  /** Names of a grid's scale and zero point: one pair for all values on the same grid. */
+  const gridParameters = (value: string): [string, string] => {
+    const grid = quantization.grid(value);
+    const key = `${grid.type} ${grid.scale} ${grid.zeroPoint}`;
+    let names = gridNames.get(key);
+    if (!names) {
+      names = [
+        initializer(`${value}_scale`, DataType.FLOAT, [], Float32Array.of(grid.scale)),
+        initializer(`${value}_zero_point`, scalarType(grid), [], codesOf(grid, [grid.zeroPoint])),
+      ];
+      gridNames.set(key, names);
+    }
+    return names;
+  };
+  const codeNames = new Map<string, string>();
+  const codes = (value: string): string => {
+    let n = codeNames.get(value);
+    if (!n) {
+      n = name(`${value}_quantized`);
+      codeNames.set(value, n);
+      // Made in integers: its unit writes the codes. Made in float: quantized here, before the first integer reader.
+      if (!madeInIntegers(value)) node('QuantizeLinear', [value, ...gridParameters(value)], [n]);
+    }
+    return n;
+  };
+  const constantCodes = (base: string, q: QuantizedWeight): [string, string, string] => {
+    const type = q.type === 'int8' ? DataType.INT8 : DataType.UINT8;
+    const dims = q.axis === null ? [] : [q.scales.length];
+    const zero = q.type === 'int8' ? Int8Array.from(q.zeroPoints) : Uint8Array.from(q.zeroPoints);
+    return [
+      initializer(`${base}_quantized`, type, q.dims, q.data),
+      initializer(`${base}_scale`, DataType.FLOAT, dims, q.scales),
+      initializer(`${base}_zero_point`, type, dims, zero),
+    ];
+  };
+  const constantNames = new Map<string, [string, string, string]>();
+
+  const writer = (unit: Unit): LayerWriter => ({
+    push,
+    name,
+    integer: (value) => [codes(value), ...gridParameters(value)],
+    constant: (value) => {
+      let names = constantNames.get(value);
+      if (!names) {
+        names = constantCodes(value, quantization.constants.get(value)!);
+        constantNames.set(value, names);
+      }
+      return names;
+    },
+    weight: () => constantCodes(unit.nodes[0]!.inputs[unit.row!.weight!.input]!, quantization.weights.get(unit.id)!),
+    bias: () => {
+      const bias = quantization.biases.get(unit.id);
+      if (!bias) return null;
+      const base = unit.bias ?? `${unit.name}_bias`;
+      // A per-tensor weight has one scale, and so has its bias.
+      const perChannel = quantization.weights.get(unit.id)!.scales.length > 1;
+      const scales = perChannel ? bias.scales : bias.scales.slice(0, 1);
+      return [
+        initializer(`${base}_quantized`, DataType.INT32, [bias.data.length], bias.data),
+        initializer(`${base}_scale`, DataType.FLOAT, perChannel ? [scales.length] : [], scales),
+        initializer(`${base}_zero_point`, DataType.INT32, perChannel ? [scales.length] : [], new Int32Array(scales.length)),
+      ];
+    },
+    output: (index) => {
+      const value = unit.outputs[index]!;
+      if (!madeInIntegers(value)) return { float: value };
+      const [scale, zeroPoint] = gridParameters(value);
+      return { codes: codes(value), scale, zeroPoint };
+    },
+  });
+
+  /** Through units that only move data and stay in float: whether the runtime could bring a DequantizeLinear next to this value. */
+  const comesFromCodes = (value: string): boolean => {
+    if (madeInIntegers(value)) return true;
+    const unit = producers.get(value);
+    return unit !== undefined && !isInteger(unit) && isMover(unit) && comesFromCodes(unit.nodes[0]!.inputs[0]!);
+  };
+  const goesToCodes = (value: string): boolean =>
+    (readers.get(value) ?? []).some((u) => readsAsInteger(u, value) || (!isInteger(u) && isMover(u) && u.outputs.some((o) => o && goesToCodes(o))));
+  const isMover = (unit: Unit) => OPERATORS[unit.operator]?.moves === true;
+  const guardOf = (unit: Unit): 'axis' | 'after' | null => {
+    const anchor = unit.nodes[0]!;
+    if (anchor.domain !== '') return null;
+    if (SELF_QUANTIZING.has(anchor.opType)) {
+      // Two activations: no weight that the runtime could quantize, but a kernel that it could choose.
+      const constants = anchor.inputs.filter((i) => prepared.graph.initializers.has(i));
+      if (anchor.opType === 'MatMul' && !constants.length) return unit.outputs.some(goesToCodes) && anchor.inputs.every(comesFromCodes) ? 'after' : null;
+      return 'axis';
+    }
+    const guard = OPERATORS[unit.operator]?.guard ?? null;
+    if (guard !== 'after') return guard;
+    const activations = anchor.inputs.filter((i) => i && !prepared.graph.initializers.has(i));
+    return activations.every(comesFromCodes) && unit.outputs.some((o) => o && goesToCodes(o)) ? 'after' : null;
+  };
+  const vectors = new Map<string, string>();
+  /** A DequantizeLinear with a vector scale, all entries equal: costs nothing and is never fused into what follows. */
+  const guarded = (value: string, reader: Node): string => {
+    const shape = types.get(value)?.shape;
+    const weight = prepared.graph.initializers.get(reader.inputs[1] ?? '');
+    const last = reader.opType === 'MatMul' && shape ? shape.length - 1 : 1;
+    const axis = shape && shape.length > 1 ? last : 1;
+    let size = shape?.[axis];
+    if (typeof size !== 'number' && weight && reader.inputs[0] === value) {
+      if (reader.opType === 'Conv') size = weight.dims[1]! * attrInt(reader, 'group', 1);
+      else if (reader.opType === 'ConvTranspose') size = weight.dims[0]!;
+    }
+    if (typeof size !== 'number' || !shape || shape.length < 2) return value;
+    const key = `${value} ${axis}`;
+    let out = vectors.get(key);
+    if (!out) {
+      const grid = quantization.grid(value);
+      const scale = initializer(`${value}_scales`, DataType.FLOAT, [size], new Float32Array(size).fill(grid.scale));
+      const zero = initializer(`${value}_zero_points`, scalarType(grid), [size], codesOf(grid, new Array(size).fill(grid.zeroPoint)));
+      out = name(`${value}_dequantized`);
+      node('DequantizeLinear', [codes(value), scale, zero], [out], [intAttribute('axis', axis)]);
+      vectors.set(key, out);
+    }
+    return out;
+  };
+  const dequantized = new Set<string>();
+  const dequantize = (value: string) => {
+    if (dequantized.has(value)) return;
+    dequantized.add(value);
+    node('DequantizeLinear', [codes(value), ...gridParameters(value)], [value]);
+  };
+
+  for (const unit of quantization.units) {
+    if (isInteger(unit)) {
+      if (format === 'qdq') qdqLayer(unit, writer(unit), { node });
+      else qoperatorLayer(unit, writer(unit), { node });
+      continue;
+    }
+    const guard = guardOf(unit);
+    const inner = new Set(unit.nodes.flatMap((n) => n.outputs));
+    for (const [at, original] of unit.nodes.entries()) {
+      const copy: Node = { ...original, inputs: [...original.inputs], outputs: [...original.outputs] };
+      copy.inputs = copy.inputs.map((value) => {
+        if (!value || inner.has(value) || !madeInIntegers(value)) return value;
+        const safe = guard === 'axis' && at === 0 ? guarded(value, original) : value;
+        if (safe === value) dequantize(value);
+        return safe;
+      });
+      for (const value of reads(original)) if (!copy.inputs.includes(value) && !original.inputs.includes(value) && madeInIntegers(value)) dequantize(value);
+      if (guard === 'after' && at === unit.nodes.length - 1) {
+        const value = copy.outputs[0]!;
+        copy.outputs[0] = name(`${value}_float`);
+        push(copy);
+        node('LeakyRelu', [copy.outputs[0]!], [value], [['alpha', { name: 'alpha', kind: 'float', value: 1 }]]);
+      } else push(copy);
+    }
+  }
+  for (const output of graphOutputs) if (madeInIntegers(output)) dequantize(output);
+  graph.nodes = nodes;
+  graph.valueInfo.clear();
+  if (format === 'qoperator') model.opsets.set('com.microsoft', Math.max(1, model.opsets.get('com.microsoft') ?? 0));
+  const written = new GraphView(graph);
+  written.removeDead();
+  written.sort();
+  return model;
+}
+
+/** A unit in the form that the runtime fuses: DequantizeLinear on every input, QuantizeLinear on every output (runtime.md, 1). */
+function qdqLayer(
+  unit: Unit,
+  layer: LayerWriter,
+  write: { node: (op: string, inputs: string[], outputs: string[], attributes?: [string, Attribute][]) => void },
+): void {
+  const anchor = unit.nodes[0]!;
+  const inputs = [...anchor.inputs];
+  const dequantize = (base: string, from: [string, string, string], axis: number | null): string => {
+    const out = layer.name(`${base}_dequantized`);
+    write.node('DequantizeLinear', from, [out], axis === null ? [] : [intAttribute('axis', axis)]);
+    return out;
+  };
+  for (const i of unit.inputs) inputs[i] = dequantize(anchor.inputs[i]!, layer.integer(anchor.inputs[i]!), null);
+  for (const i of unit.constants) inputs[i] = dequantize(anchor.inputs[i]!, layer.constant(anchor.inputs[i]!), null);
+  let bias: string | null = null;
+  if (unit.weight) {
+    const at = unit.row!.weight!.input;
+    const codes = layer.weight();
+    inputs[at] = dequantize(anchor.inputs[at]!, codes, unit.row!.weight!.axis(anchor, unit.weight));
+    const b = layer.bias();
+    if (b) bias = dequantize(unit.bias ?? `${unit.name}_bias`, b, 0);
+    if (bias && unit.row!.bias !== undefined) {
+      while (inputs.length < unit.row!.bias) inputs.push('');
+      inputs[unit.row!.bias] = bias;
+    }
+  }
+  const outputs = unit.outputs.map((value, i) => {
+    if (!value) return '';
+    const to = layer.output(i);
+    return 'float' in to ? to.float : layer.name(`${value}_float`);
+  });
+  if (bias && unit.row!.bias === undefined) {
+    // MatMul and Add: with the bias as DequantizeLinear of int32 the pair becomes QGemm, with or without a quantized output.
+    const product = layer.name(`${unit.name}_product`);
+    layer.push({ ...anchor, inputs, outputs: [product] });
+    const add = unit.nodes.find((n) => n.opType === 'Add')!;
+    layer.push({ ...add, inputs: [product, bias], outputs });
+  } else layer.push({ ...anchor, inputs, outputs });
+  unit.outputs.forEach((value, i) => {
+    if (!value) return;
+    const to = layer.output(i);
+    if ('codes' in to) write.node('QuantizeLinear', [outputs[i]!, to.scale, to.zeroPoint], [to.codes]);
+  });
+}

@@ -1,0 +1,158 @@
+import type { ProfiledNode, Runner, Session, TensorValue } from '../../domain/runner.ts';
+import type { Model, TensorType } from '../../onnx/model.ts';
+import { chooseByCost } from '../plan/plan.ts';
+import type { Unit } from '../plan/units.ts';
+import { openModel } from '../session.ts';
+import type { LayerCosts } from './costs.ts';
+
+export interface MeasureInput {
+  runner: Runner;
+  prepared: Model;
+  units: Unit[];
+  /** Ids of the units that may run in integers. */
+  allowed: ReadonlySet<number>;
+  types: ReadonlyMap<string, TensorType>;
+  /** Writes the model with these units in integers. */
+  emit: (quantized: ReadonlySet<number>) => Model;
+  feeds: Record<string, TensorValue>[];
+  threads: number;
+  workDir: string;
+  signal?: AbortSignal;
+}
+
+/** Node names that the runtime's optimizer makes from ours: `X_token_12`, `X_nchwc`, `X/duplicated`. */
+export function originalName(name: string): string {
+  let out = name;
+  for (;;) {
+    const shorter = out.replace(/(_token_\d+|_nchwc|_nhwc|\/duplicated|\/MatMulAddFusion)$/, '');
+    if (shorter === out) return out;
+    out = shorter;
+  }
+}
+
+/** µs of each unit in a profile: a node belongs to the unit whose node or value it is named after; a stray DequantizeLinear to the next unit, a QuantizeLinear to the one before. */
+export function unitCosts(units: Unit[], nodes: ProfiledNode[]): Map<number, number> {
+  const owner = new Map<string, number>();
+  for (const unit of units) {
+    for (const value of unit.nodes.flatMap((n) => n.outputs)) if (value) owner.set(value, unit.id);
+  }
+  for (const unit of units) for (const node of unit.nodes) owner.set(node.name, unit.id);
+  const costs = new Map<number, number>();
+  const add = (id: number | undefined, us: number) => {
+    if (id !== undefined) costs.set(id, (costs.get(id) ?? 0) + us);
+  };
+  let waiting = 0;
+  let last: number | undefined;
+  for (const node of nodes) {
+    const id = node.operator === 'DequantizeLinear' || node.operator === 'QuantizeLinear' ? undefined : owner.get(originalName(node.name));
+    if (id !== undefined) {
+      add(id, node.us + waiting);
+      waiting = 0;
+      last = id;
+    } else if (node.operator === 'DequantizeLinear') waiting += node.us;
+    else if (node.operator === 'QuantizeLinear') add(last, node.us);
+  }
+  return costs;
+}
+
+const median = (x: ArrayLike<number>): number => {
+  const sorted = Float64Array.from(x).sort();
+  return sorted.length ? (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2 : Number.NaN;
+};
+
+/** Runs a model with the profiler on for about `seconds`. */
+async function profile(input: MeasureInput, model: Model, seconds = 0.25): Promise<{ nodes: ProfiledNode[]; ms: number }> {
+  const options = { threads: input.threads };
+  const session = await openModel(input.runner, model, input.workDir, { ...options, profilePrefix: `${input.workDir}/profile` });
+  try {
+    const feeds = input.feeds[0]!;
+    let start = performance.now();
+    await session.run(feeds, []);
+    const once = performance.now() - start;
+    const runs = Math.max(4, Math.min(60, Math.round((seconds * 1000) / Math.max(once, 0.05))));
+    start = performance.now();
+    for (let i = 0; i < runs; i++) await session.run(feeds, []);
+    const ms = (performance.now() - start) / runs;
+    return { nodes: await session.endProfile(), ms };
+  } finally {
+    session.close();
+  }
+}
+
+/** What conversions are taken to cost, relative to the estimate: one guess would miss models whose layouts change at them. */
+const CROSSING_FACTORS = [0.4, 1, 2.5];
+
+/**
+ * What each layer costs in float and in integers on this profile, and how fast whole plans made from that are.
+ *
+ * 1. The float model and the model with everything quantized that may be are profiled: each layer's cost in its place, with
+ *    the layout and the fusions it really gets.
+ * 2. From these costs a minimum cut gives plans, for several prices of a conversion; the fastest is profiled in turn, so
+ *    that a layer left in float among integers is charged what it really costs there, and cut again.
+ * 3. All plans are run against the float model, interleaved. The ratio that a user will see decides, not a sum of parts.
+ */
+export async function measure(input: MeasureInput): Promise<LayerCosts> {
+  const { units, allowed } = input;
+  const float = await profile(input, input.prepared);
+  input.signal?.throwIfAborted();
+  const floatUs = unitCosts(units, float.nodes);
+  const full = await profile(input, input.emit(allowed));
+  const integerUs = unitCosts(units, full.nodes);
+  const table = (): LayerCosts['units'] =>
+    Object.fromEntries(
+      units.map((u) => [u.name, { floatUs: floatUs.get(u.id) ?? 0, integerUs: allowed.has(u.id) ? (integerUs.get(u.id) ?? 0) : null }]),
+    );
+  const plans = new Map<string, Set<number>>();
+  const key = (plan: ReadonlySet<number>) => [...plan].sort((a, b) => a - b).join(' ');
+  const add = (plan: Set<number>) => plan.size && plans.set(key(plan), plan);
+  add(new Set(allowed));
+  for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
+
+  const ratios = new Map<string, number>();
+  const floatSession = await openModel(input.runner, input.prepared, input.workDir, { threads: input.threads });
+  try {
+    const race = async () => {
+      const waiting = [...plans].filter(([k]) => !ratios.has(k));
+      const sessions: Session[] = [];
+      try {
+        for (const [, plan] of waiting) sessions.push(await openModel(input.runner, input.emit(plan), input.workDir, { threads: input.threads }));
+        if (!sessions.length) return;
+        const seconds = Math.min(3, Math.max(0.4, (float.ms / 1000) * 12)) * sessions.length;
+        const times = await input.runner.interleave([floatSession, ...sessions], input.feeds.slice(0, 1), { blocks: 7, seconds });
+        waiting.forEach(([k], i) => {
+          ratios.set(k, median(times[0]!.map((block, b) => median(block) / median(times[i + 1]![b]!))));
+        });
+      } finally {
+        for (const session of sessions) session.close();
+      }
+    };
+    await race();
+    input.signal?.throwIfAborted();
+    const fastest = () => [...ratios].sort((a, b) => b[1] - a[1])[0];
+    for (let round = 0; round < 2; round++) {
+      const best = fastest();
+      if (!best) break;
+      const plan = plans.get(best[0])!;
+      const seen = unitCosts(units, (await profile(input, input.emit(plan))).nodes);
+      // What was measured in this plan replaces what was measured elsewhere.
+      for (const unit of units) {
+        const us = seen.get(unit.id);
+        if (us === undefined) continue;
+        (plan.has(unit.id) ? integerUs : floatUs).set(unit.id, us);
+      }
+      const before = plans.size;
+      for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
+      if (plans.size === before) break;
+      await race();
+      input.signal?.throwIfAborted();
+    }
+  } finally {
+    floatSession.close();
+  }
+  const names = (plan: ReadonlySet<number>) => units.filter((u) => plan.has(u.id)).map((u) => u.name);
+  return {
+    version: 1,
+    units: table(),
+    candidates: [...ratios].sort((a, b) => b[1] - a[1]).map(([k, speedup]) => ({ integer: names(plans.get(k)!), speedup })),
+  };
+}

@@ -1,0 +1,54 @@
+import type { Session, TensorValue } from '../domain/runner.ts';
+
+/** Values of a float32 tensor, copied where its bytes are not aligned. */
+export function floats(value: TensorValue): Float32Array {
+  const bytes = value.bytes.byteOffset % 4 === 0 ? value.bytes : value.bytes.slice();
+  return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 2);
+}
+
+/** Σ ref² and Σ (ref − got)² of each float output, over samples. */
+export interface OutputError {
+  power: number;
+  noise: number;
+}
+
+/** Adds one run's outputs to the errors. A value that is not finite counts as infinite noise. */
+export function addErrors(errors: Map<string, OutputError>, reference: Record<string, TensorValue>, got: Record<string, TensorValue>): void {
+  for (const [name, r] of Object.entries(reference)) {
+    if (r.type !== 'float32') continue;
+    const g = got[name];
+    const error = errors.get(name) ?? { power: 0, noise: 0 };
+    errors.set(name, error);
+    if (!g || g.bytes.byteLength !== r.bytes.byteLength) {
+      error.noise = Number.POSITIVE_INFINITY;
+      continue;
+    }
+    const [x, y] = [floats(r), floats(g)];
+    let power = 0;
+    let noise = 0;
+    for (let i = 0; i < x.length; i++) {
+      const d = x[i]! - y[i]!;
+      power += x[i]! * x[i]!;
+      noise += d * d;
+    }
+    error.power += power;
+    error.noise += Number.isFinite(noise) ? noise : Number.POSITIVE_INFINITY;
+  }
+}
+
+/** Noise ÷ power, meant over the outputs: one output of large values does not hide another. 0 = exact. */
+export function relativeNoise(errors: ReadonlyMap<string, OutputError>): number {
+  if (!errors.size) return 0;
+  let sum = 0;
+  for (const { power, noise } of errors.values()) sum += noise === 0 ? 0 : noise / Math.max(power, 1e-30);
+  return sum / errors.size;
+}
+
+export const decibels = (noise: number): number => (noise > 0 ? Math.min(60, -10 * Math.log10(noise)) : 60);
+
+/** A model's outputs for each run, with the float model's beside them. */
+export async function noiseOf(session: Session, runs: Record<string, TensorValue>[], reference: Record<string, TensorValue>[]): Promise<number> {
+  const errors = new Map<string, OutputError>();
+  for (const [i, feeds] of runs.entries()) addErrors(errors, reference[i]!, await session.run(feeds, Object.keys(reference[i]!)));
+  return relativeNoise(errors);
+}

@@ -1,0 +1,318 @@
+import type { KernelReport, LayerNote, Stage } from '../domain/job.ts';
+import { HalftoneError } from '../domain/errors.ts';
+import type { DeviceProfile } from '../domain/profile.ts';
+import type { ResolvedRecipe } from '../domain/recipe.ts';
+import type { Runner, TensorValue } from '../domain/runner.ts';
+import { GraphView } from '../onnx/graph.ts';
+import { DataType, type Model, type TensorType } from '../onnx/model.ts';
+import { emit, type Quantization } from './emit/emit.ts';
+import type { LayerCosts } from './measure/costs.ts';
+import { measure } from './measure/measure.ts';
+import { sensitivities } from './measure/sensitivity.ts';
+import { observe, rangesBy, type Observations } from './observe/observe.ts';
+import { chooseByCost, forbidden, quantizationFor } from './plan/plan.ts';
+import { buildUnits, type Unit } from './plan/units.ts';
+import { decibels, noiseOf } from './quality.ts';
+import { openModel } from './session.ts';
+import { biasCorrection } from './transform/bias-correction.ts';
+import { saturatingChannels } from './transform/saturation.ts';
+
+/** Calibration data as the engine sees it: `feed(i)` gives run i's inputs. */
+export interface CalibrationRuns {
+  runs: number;
+  feed: (run: number) => Record<string, TensorValue>;
+}
+
+export interface StaticContext {
+  runner: Runner;
+  profile: DeviceProfile;
+  /** Threads inside an operator while the engine itself computes. */
+  threads: number;
+  /** Threads that the profile runs a model with. */
+  profileThreads: number;
+  workDir: string;
+  /** SQNR in dB that the variant must reach on held-back samples, below which layers go back to float. */
+  targetDb: number;
+  /** Measured layer costs from an earlier job, and where new ones go. */
+  cachedCosts: (recipeKey: string) => LayerCosts | undefined;
+  storeCosts: (recipeKey: string, costs: LayerCosts) => void;
+  /** Runs a stage: times it, and holds the machine alone where it measures. */
+  stage: <T>(name: Stage, work: () => Promise<T>) => Promise<T>;
+  progress: (stage: Stage, fraction: number) => void;
+  signal?: AbortSignal;
+}
+
+/** What all static recipes of a job share. */
+export interface StaticBasis {
+  prepared: Model;
+  types: Map<string, TensorType>;
+  units: Unit[];
+  observations: Observations;
+  /** Held-back runs and the float model's outputs for them. */
+  held: Record<string, TensorValue>[];
+  heldReference: Record<string, TensorValue>[];
+  /** Whether the held-back runs were observed too (too few samples to hold any back). */
+  heldSeen: boolean;
+  feeds: Record<string, TensorValue>[];
+}
+
+const HELD_BACK = 8;
+
+/** Indices of the runs that corrections are judged on and that no range is taken from. */
+export function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
+  const all = Array.from({ length: runs }, (_, i) => i);
+  if (runs < 2 * HELD_BACK) return { held: all.slice(0, HELD_BACK), observed: all, seen: true };
+  const step = Math.floor(runs / HELD_BACK);
+  const held = Array.from({ length: HELD_BACK }, (_, i) => i * step + (step >> 1));
+  const out = new Set(held);
+  return { held, observed: all.filter((i) => !out.has(i)), seen: false };
+}
+
+/** Values whose channel statistics a correction needs: the inputs of layers with weights, and along which axis. */
+function channelAxes(units: Unit[]): Map<string, number> {
+  const axes = new Map<string, number>();
+  for (const unit of units) {
+    if (!unit.weight || !unit.row) continue;
+    axes.set(unit.nodes[0]!.inputs[unit.inputs[0]!]!, unit.operator === 'Conv' ? 1 : -1);
+  }
+  return axes;
+}
+
+/** Observes the prepared model: one pass for all recipes. `types` are those of inferShapes with the first run's shapes. */
+export async function observeModel(prepared: Model, types: Map<string, TensorType>, data: CalibrationRuns, context: StaticContext): Promise<StaticBasis> {
+  const units = buildUnits(prepared, new GraphView(prepared.graph), types);
+  const values = new Set<string>();
+  for (const unit of units) {
+    if (!unit.row) continue;
+    for (const i of unit.inputs) values.add(unit.nodes[0]!.inputs[i]!);
+    for (const output of unit.outputs) if (output) values.add(output);
+  }
+  const { held, observed, seen } = heldBack(data.runs);
+  function* runs() {
+    for (const i of observed) yield data.feed(i);
+  }
+  const observations = await context.stage('observe', () =>
+    observe(context.runner, prepared, [...values], runs(), {
+      threads: context.threads,
+      channelAxes: channelAxes(units),
+      workDir: context.workDir,
+      onRun: (done) => context.progress('observe', done / observed.length),
+      ...(context.signal && { signal: context.signal }),
+    }),
+  );
+  const heldFeeds = held.map((i) => data.feed(i));
+  const heldReference: Record<string, TensorValue>[] = [];
+  const session = await openModel(context.runner, prepared, context.workDir, { threads: context.threads });
+  try {
+    for (const feeds of heldFeeds) heldReference.push(await session.run(feeds));
+  } finally {
+    session.close();
+  }
+  return { prepared, types, units, observations, held: heldFeeds, heldReference, heldSeen: seen, feeds: [data.feed(observed[0]!)] };
+}
+
+export interface StaticResult {
+  model: Model;
+  quantization: Quantization;
+  leftInFloat: LayerNote[];
+  notes: string[];
+  costs: LayerCosts;
+}
+
+/** Costs depend on what may be quantized and in which form, not on how ranges are chosen. */
+export function costsKey(recipe: ResolvedRecipe): string {
+  return JSON.stringify([recipe.weights, recipe.activations.type, recipe.activations.symmetric, recipe.exclude, recipe.format]);
+}
+
+/**
+ * One static recipe, from observations to a model ready to be written.
+ *
+ * 1. measure: what each layer costs in float and in integers on the profile (cached).
+ * 2. plan: the fastest measured choice of layers.
+ * 3. transform: range rule, bias correction and 7-bit channels; each correction is kept only where it lowers the error on
+ *    samples held back from it.
+ * 4. Where the error is over the target, layers go back to float: those that cost the most error for the least time, by
+ *    pricing each layer's own noise into the cut.
+ */
+export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe, context: StaticContext): Promise<StaticResult> {
+  const { units, observations, prepared, types } = basis;
+  const notes: string[] = [];
+  const leftInFloat = new Map<number, LayerNote>();
+  const allowed = new Set<number>();
+  for (const unit of units) {
+    const note = forbidden(unit, recipe, observations);
+    if (note) leftInFloat.set(unit.id, note);
+    else allowed.add(unit.id);
+  }
+  const heavy = units.filter((u) => allowed.has(u.id) && !u.row!.moves);
+  if (!heavy.length) {
+    throw new HalftoneError('nothing-to-quantize', `no layer can run in integers: the model has ${[...new Set(units.map((u) => u.operator))].slice(0, 12).join(', ')}`);
+  }
+  const constant = (name: string) => prepared.graph.initializers.get(name);
+  const base = { units, recipe, profile: context.profile, constant };
+  const minmax = rangesBy('minmax', observations);
+  const nearest = (quantized: ReadonlySet<number>) =>
+    emit(prepared, quantizationFor({ ...base, quantized, ranges: minmax }), types, recipe.format);
+
+  const key = costsKey(recipe);
+  let costs = context.cachedCosts(key);
+  if (!costs) {
+    costs = await context.stage('measure', () =>
+      measure({
+        runner: context.runner,
+        prepared,
+        units,
+        allowed,
+        types,
+        emit: nearest,
+        feeds: basis.feeds,
+        threads: context.profileThreads,
+        workDir: context.workDir,
+        ...(context.signal && { signal: context.signal }),
+      }),
+    );
+    context.storeCosts(key, costs);
+  }
+  const measured = costs;
+  const byName = new Map(units.map((u) => [u.name, u.id]));
+  const asPlan = (names: string[]) => new Set(names.map((n) => byName.get(n)).filter((id): id is number => id !== undefined && allowed.has(id)));
+  const planned = await context.stage('plan', async () => {
+    const fastest = measured.candidates[0];
+    return fastest ? asPlan(fastest.integer) : new Set(allowed);
+  });
+  context.signal?.throwIfAborted();
+
+  const build = (quantized: ReadonlySet<number>, choice: Choice): Quantization => {
+    const plain = quantizationFor({ ...base, quantized, ranges: choice.ranges });
+    const sevenBits = new Map<number, ReadonlySet<number>>();
+    if (avoidsSaturation(context.profile)) {
+      for (const unit of units) {
+        if (!quantized.has(unit.id) || !unit.weight) continue;
+        const channels = saturatingChannels(unit, plain.weights.get(unit.id)!, plain.grid(unit.nodes[0]!.inputs[unit.inputs[0]!]!), observations);
+        if (!channels.size) continue;
+        const all = recipe.weights.granularity === 'channel' ? channels : new Set([0]);
+        sevenBits.set(unit.id, all);
+      }
+    }
+    const rescaled = sevenBits.size ? quantizationFor({ ...base, quantized, ranges: choice.ranges, sevenBits }) : plain;
+    if (!choice.correctBias) return rescaled;
+    const corrections = new Map<number, Float64Array>();
+    for (const unit of units) {
+      const weight = rescaled.weights.get(unit.id);
+      if (!weight || (unit.row!.bias === undefined && unit.bias === null)) continue;
+      const correction = biasCorrection(unit, weight, observations.get(unit.nodes[0]!.inputs[unit.inputs[0]!]!)!);
+      if (correction) corrections.set(unit.id, correction);
+    }
+    return quantizationFor({ ...base, quantized, ranges: choice.ranges, sevenBits, corrections });
+  };
+  const judge = async (quantized: ReadonlySet<number>, choice: Choice) => {
+    const quantization = build(quantized, choice);
+    const session = await openModel(context.runner, emit(prepared, quantization, types, recipe.format), context.workDir, { threads: context.threads });
+    try {
+      return { choice, quantization, noise: await noiseOf(session, basis.held, basis.heldReference) };
+    } finally {
+      session.close();
+    }
+  };
+
+  const transformed = await context.stage('transform', async () => {
+    const rule = recipe.activations.calibration;
+    const rules = rule === 'auto' ? (['minmax', 'auto'] as const) : ([rule] as const);
+    let quantized: Set<number> = planned;
+    let best = await judge(quantized, { name: rules[0], ranges: rangesBy(rules[0], observations), correctBias: true });
+    for (const other of rules.slice(1)) {
+      const next = await judge(quantized, { name: other, ranges: rangesBy(other, observations), correctBias: true });
+      if (next.noise < best.noise) best = next;
+      context.signal?.throwIfAborted();
+    }
+    const uncorrected = await judge(quantized, { ...best.choice, correctBias: false });
+    const gain = decibels(best.noise) - decibels(uncorrected.noise);
+    if (uncorrected.noise < best.noise) best = uncorrected;
+    const where = basis.heldSeen ? 'on the calibration samples (too few to hold any back)' : 'on held-back samples';
+    notes.push(`ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`);
+    notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
+    if (decibels(best.noise) < context.targetDb && planned.size > 1) {
+      const own = await sensitivities(
+        units.filter((u) => planned.has(u.id) && !u.row!.moves),
+        async (unit) => (await judge(new Set([unit.id]), best.choice)).noise,
+        (fraction) => context.progress('transform', fraction),
+        context.signal,
+      );
+      const budget = 10 ** (-context.targetDb / 10);
+      const start = best;
+      const floatTotal = Object.values(measured.units).reduce((a, u) => a + u.floatUs, 0) || 1;
+      const tried = new Set<string>();
+      // The price of noise rises until the plan that is cheapest under it reaches the target, or nothing is left in integers.
+      for (let price = floatTotal * 0.02; price < floatTotal * 1e6 && decibels(best.noise) < context.targetDb; price *= 2.5) {
+        const priced: LayerCosts['units'] = Object.fromEntries(
+          units.map((u) => {
+            const cost = measured.units[u.name] ?? { floatUs: 0, integerUs: null };
+            const noise = own.get(u.id) ?? 0;
+            return [u.name, { ...cost, integerUs: cost.integerUs === null ? null : cost.integerUs + (price * noise) / budget / 10 }];
+          }),
+        );
+        const within = new Set([...planned]);
+        const plan = chooseByCost(units, within, { units: priced }, types, 1);
+        const signature = [...plan].join(' ');
+        if (!plan.size) break;
+        if (tried.has(signature)) continue;
+        tried.add(signature);
+        const next = await judge(plan, best.choice);
+        context.signal?.throwIfAborted();
+        if (next.noise < best.noise) {
+          best = next;
+          quantized = plan;
+        }
+      }
+      if (quantized !== planned) {
+        notes.push(
+          `${planned.size - quantized.size} layers went back to float to reach ${context.targetDb} dB: ${decibels(start.noise).toFixed(1)} → ${decibels(best.noise).toFixed(1)} dB`,
+        );
+        for (const id of planned) {
+          const unit = units[id]!;
+          if (!quantized.has(id)) {
+            const noise = own.get(id);
+            leftInFloat.set(id, {
+              node: unit.name,
+              operator: unit.operator,
+              reason: 'sensitive',
+              detail: noise === undefined ? 'beside a sensitive layer' : `alone in integers it leaves ${decibels(noise).toFixed(1)} dB`,
+            });
+          }
+        }
+      }
+    }
+    return best;
+  });
+  for (const id of allowed) {
+    const unit = units[id]!;
+    if (transformed.quantization.quantized.has(id) || leftInFloat.has(id)) continue;
+    const cost = measured.units[unit.name];
+    leftInFloat.set(id, {
+      node: unit.name,
+      operator: unit.operator,
+      reason: 'slower-on-profile',
+      detail: cost && cost.integerUs !== null ? `${cost.floatUs.toFixed(0)} µs in float, ${cost.integerUs.toFixed(0)} µs in integers, conversions apart` : 'conversions would cost more than it gains',
+    });
+  }
+  const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, types, recipe.format));
+  return { model, quantization: transformed.quantization, leftInFloat: [...leftInFloat.values()], notes, costs: measured };
+}
+
+interface Choice {
+  name: string;
+  ranges: ReturnType<typeof rangesBy>;
+  correctBias: boolean;
+}
+
+/**
+ * Whether 7-bit channels are needed: wherever the file may meet an x86 processor. A file outlives the machine that it was
+ * measured on, and the channels concerned cost little (docs/decisions).
+ */
+function avoidsSaturation(profile: DeviceProfile): boolean {
+  return !profile.machine || profile.machine.architecture === 'x64';
+}
+
+/** Whether a tensor type is float32, which is all that static quantization looks at. */
+export const isFloat = (type: TensorType | undefined): boolean => type?.elemType === DataType.FLOAT;
+export type { KernelReport };

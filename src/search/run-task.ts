@@ -1,0 +1,407 @@
+import { createHash } from 'node:crypto';
+import { readFileSync, writeFileSync } from 'node:fs';
+import { mkdir } from 'node:fs/promises';
+import { join, relative } from 'node:path';
+import { HalftoneError } from '../domain/errors.ts';
+import type { Benchmark, Evaluation, JobResult, KernelReport, Stage, StageRun, VariantResult } from '../domain/job.ts';
+import type { DeviceProfile, Machine } from '../domain/profile.ts';
+import { type Recipe, resolveRecipe, type ResolvedRecipe } from '../domain/recipe.ts';
+import type { Runner, Session, TensorValue } from '../domain/runner.ts';
+import type { Task, TaskEvent } from '../domain/task.ts';
+import { type Dataset, openDataset } from '../evaluate/dataset.ts';
+import { evaluate } from '../evaluate/compare.ts';
+import { generateFeeds } from '../evaluate/generate.ts';
+import type { Model, TensorType } from '../onnx/model.ts';
+import { readModel } from '../onnx/reader.ts';
+import { inferShapes } from '../onnx/shapes.ts';
+import { checkModel, isAlreadyQuantized } from '../onnx/validate.ts';
+import { writeModel } from '../onnx/writer.ts';
+import { quantizeDynamic } from '../quant/dynamic/index.ts';
+import { toFloat16 } from '../quant/float16/index.ts';
+import { gate } from '../quant/gate/gate.ts';
+import { integerUnits } from '../quant/gate/kernels.ts';
+import type { LayerCosts } from '../quant/measure/costs.ts';
+import { prepare, type Prepared } from '../quant/prepare/index.ts';
+import { observeModel, quantizeStatic, type CalibrationRuns, type StaticBasis, type StaticContext } from '../quant/static.ts';
+import { benchmarkModels, measureMemory } from '../runtime/benchmark.ts';
+import { writeFeeds } from '../runtime/feeds.ts';
+import { detectMachine } from '../runtime/machine.ts';
+import { withMachine } from '../runtime/machine-lock.ts';
+import { createRunner } from '../runtime/runner.ts';
+import { chooseBest } from './best.ts';
+
+/** Version of the engine in cache keys and manifests: raised when the same input would give another artifact. */
+export const ENGINE_VERSION = 1;
+
+/** What share of a job each stage is taken to be, for progress. */
+const WEIGHTS: Record<Stage, number> = {
+  read: 1,
+  prepare: 4,
+  observe: 14,
+  measure: 22,
+  plan: 1,
+  transform: 14,
+  emit: 2,
+  gate: 2,
+  evaluate: 20,
+  benchmark: 20,
+};
+/** Stages that must have the machine to themselves. */
+const ALONE: ReadonlySet<Stage> = new Set(['measure', 'benchmark']);
+
+/** Samples whose feeds the benchmark goes through. */
+const BENCHMARK_FEEDS = 4;
+
+/**
+ * One job, from paths to measured variants: the line of house.md, in its order. Runs in the job's child process; what it
+ * learns goes out through `emit`, its end as `done` (also returned). A HalftoneError that concerns one recipe is that
+ * variant's `error`; one that concerns them all ends the job.
+ */
+export async function runTask(task: Task, emit: (event: TaskEvent) => void, signal: AbortSignal): Promise<JobResult> {
+  return new TaskRun(task, emit, signal).run();
+}
+
+/** What all recipes start from. */
+interface Given {
+  prepared: Prepared;
+  types: Map<string, TensorType>;
+  /** Null where no static recipe, or no data, asks for it. */
+  basis: { basis: StaticBasis; context: (variant: number) => StaticContext } | null;
+  float: Session;
+  firstFeeds: Record<string, TensorValue>;
+}
+
+/** A file that a recipe gave, not yet measured. */
+interface Candidate {
+  index: number;
+  recipe: Recipe;
+  path: string;
+  result: VariantResult;
+}
+
+class TaskRun {
+  readonly #task: Task;
+  readonly #emit: (event: TaskEvent) => void;
+  readonly #signal: AbortSignal;
+  readonly #runner: Runner = createRunner();
+  readonly #machine: Machine = detectMachine();
+  readonly #started = performance.now();
+  #done = 0;
+  #total = 1;
+
+  constructor(task: Task, emit: (event: TaskEvent) => void, signal: AbortSignal) {
+    this.#task = task;
+    this.#emit = emit;
+    this.#signal = signal;
+    this.#total = this.#weightOf(task.recipes);
+  }
+
+  async run(): Promise<JobResult> {
+    const task = this.#task;
+    const { model, float } = await this.#stage('read', undefined, () => this.#read());
+    try {
+      const calibration = task.calibrationPath ? await openDataset(task.calibrationPath, task.workDir, float.inputs) : null;
+      const evaluation = task.evaluationPath ? await openDataset(task.evaluationPath, task.workDir, float.inputs) : null;
+      const data = calibration ?? evaluation;
+      const firstFeeds = data ? data.feed(0) : generateFeeds(float.inputs, task.shapes, task.seed);
+      await float.run(firstFeeds).catch((cause: unknown) => {
+        throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
+      });
+      const shapes = new Map(Object.entries(firstFeeds).map(([name, value]) => [name, value.dims]));
+      const prepared = await this.#stage('prepare', undefined, () => prepare(model, { runner: this.#runner, equalize: true }));
+      const types = inferShapes(prepared.model, shapes);
+      const basis = await this.#observe(prepared.model, types, calibration, this.#targetDb(evaluation, float));
+      const candidates: Candidate[] = [];
+      const results: VariantResult[] = [];
+      for (const [index, recipe] of task.recipes.entries()) {
+        const result: VariantResult = { index, recipe, evaluation: null, benchmarks: [], kernels: null, error: null };
+        results.push(result);
+        try {
+          candidates.push(await this.#make(index, recipe, result, { prepared, types, basis, float, firstFeeds }));
+        } catch (cause) {
+          this.#signal.throwIfAborted();
+          if (!(cause instanceof HalftoneError)) throw cause;
+          if (cause.code === 'canceled') throw cause;
+          result.error = { code: cause.code, detail: cause.detail };
+          this.#emit({ type: 'variant', variant: result });
+        }
+      }
+      if (!candidates.length) {
+        const first = results[0]!.error!;
+        throw new HalftoneError(first.code as HalftoneError['code'], first.detail);
+      }
+      const baseline: VariantResult = { index: -1, recipe: null, evaluation: null, benchmarks: [], kernels: null, error: null };
+      await this.#evaluate(float, candidates, baseline, evaluation ?? calibration, firstFeeds);
+      await this.#benchmark(candidates, baseline, data, firstFeeds);
+      for (const { result } of candidates) this.#emit({ type: 'variant', variant: result });
+      const target = task.deviceProfiles[0]!;
+      const { best, reason } = chooseBest(results, target.name, { maxAccuracyDrop: task.maxAccuracyDrop });
+      const result: JobResult = { baseline, variants: results, best, bestReason: reason };
+      this.#emit({ type: 'done', result });
+      await calibration?.close();
+      await evaluation?.close();
+      return result;
+    } finally {
+      float.close();
+    }
+  }
+
+  async #read(): Promise<{ model: Model; float: Session }> {
+    const model = await readModel(this.#task.modelPath);
+    checkModel(model);
+    if (isAlreadyQuantized(model)) throw new HalftoneError('already-quantized', 'the model holds quantized operators already; send the float model that it was made from');
+    const float = await this.#runner.open(this.#task.modelPath, { threads: 0 }).catch((cause: unknown) => {
+      throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
+    });
+    return { model, float };
+  }
+
+  /** Observes the calibration data where a recipe needs it. */
+  async #observe(model: Model, types: Map<string, TensorType>, calibration: Dataset | null, targetDb: number): Promise<Given['basis']> {
+    if (!this.#task.recipes.some((r) => r.method === 'static')) return null;
+    if (!calibration || calibration.groups === 0) return null;
+    const data: CalibrationRuns = { runs: calibration.groups, feed: (run) => calibration.feed(run) };
+    const profile = this.#task.deviceProfiles[0]!;
+    const context = (variant: number | undefined): StaticContext => ({
+      runner: this.#runner,
+      profile,
+      threads: 0,
+      profileThreads: profile.threads ?? 0,
+      workDir: this.#task.workDir,
+      targetDb,
+      cachedCosts: (key) => this.#task.statistics[this.#costsKey(profile, key)] as LayerCosts | undefined,
+      storeCosts: (key, costs) => this.#emit({ type: 'statistic', key: this.#costsKey(profile, key), value: costs }),
+      stage: (name, work) => this.#stage(name, variant, work),
+      progress: (stage, fraction) => this.#progress(stage, fraction, variant),
+      signal: this.#signal,
+    });
+    return { basis: await observeModel(model, types, data, context(undefined)), context };
+  }
+
+  #costsKey(profile: DeviceProfile, recipeKey: string): string {
+    const of = JSON.stringify([ENGINE_VERSION, this.#task.modelSha256, profile.name, profile.threads, this.#machine.cpu, this.#runner.version, recipeKey]);
+    return `layer-costs:${createHash('sha256').update(of).digest('hex')}`;
+  }
+
+  /** One recipe's file, through the gate. */
+  async #make(
+    index: number,
+    recipe: Recipe,
+    result: VariantResult,
+    given: Given,
+  ): Promise<Candidate> {
+    const task = this.#task;
+    const profile = task.deviceProfiles[0]!;
+    const resolved = resolveRecipe(recipe);
+    checkProfile(resolved, profile);
+    const folder = join(task.workDir, 'variants', String(index));
+    await mkdir(folder, { recursive: true });
+    const path = join(folder, 'model.onnx');
+    const made = await this.#quantize(index, resolved, given);
+    const written = await this.#stage('emit', index, () => writeModel(made.model, path));
+    const passed = await this.#stage('gate', index, () =>
+      gate(this.#runner, path, given.float, [given.firstFeeds], { threads: profile.threads ?? 0, workDir: task.workDir }),
+    );
+    const kernels: KernelReport = {
+      ran: passed.ran,
+      quantized: made.quantized ? made.quantized(passed.nodes) : [],
+      leftInFloat: made.leftInFloat,
+      notes: [...given.prepared.notes, ...made.notes],
+    };
+    result.files = written.files.map((f) => ({ path: f.path, name: relative(folder, f.path), sizeBytes: f.sizeBytes, sha256: f.sha256 }));
+    result.kernels = kernels;
+    result.manifest = {
+      engineVersion: ENGINE_VERSION,
+      input: { sha256: task.modelSha256 },
+      recipe,
+      resolvedRecipe: resolved,
+      calibration: task.calibrationSha256,
+      evaluation: task.evaluationSha256,
+      versions: { onnxRuntime: this.#runner.version, node: process.versions.node },
+      machine: this.#machine,
+      deviceProfile: profile.name,
+      seed: task.seed,
+      opsets: Object.fromEntries(made.model.opsets),
+      layerCosts: made.costs ?? null,
+      files: result.files.map(({ name, sizeBytes, sha256 }) => ({ name, sizeBytes, sha256 })),
+    };
+    return { index, recipe, path, result };
+  }
+
+  async #quantize(index: number, recipe: ResolvedRecipe, given: Given) {
+    const { prepared, types, basis } = given;
+    if (recipe.method === 'static') {
+      if (!basis) throw new HalftoneError('calibration-missing', 'a static recipe takes its activation ranges from calibration data, and the job names none');
+      const made = await quantizeStatic(basis.basis, recipe, basis.context(index));
+      return {
+        model: made.model,
+        leftInFloat: made.leftInFloat,
+        notes: made.notes,
+        costs: made.costs,
+        quantized: (nodes: Parameters<typeof integerUnits>[1]) => integerUnits(made.quantization, nodes),
+      };
+    }
+    if (recipe.method === 'dynamic') {
+      const made = await this.#stage('transform', index, async () => quantizeDynamic(prepared.model, recipe, { shapes: types, avoidSaturation: this.#machine.architecture === 'x64' }));
+      return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, quantized: () => made.quantized };
+    }
+    const made = await this.#stage('transform', index, async () =>
+      toFloat16(prepared.model, {
+        compute: this.#task.deviceProfiles[0]!.float16 ? 'float16' : 'float32',
+        ...(basis && { ranges: new Map([...basis.basis.observations].map(([name, s]) => [name, { min: s.min, max: s.max }])) }),
+      }),
+    );
+    return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, quantized: () => [] as string[] };
+  }
+
+  async #evaluate(float: Session, candidates: Candidate[], baseline: VariantResult, dataset: Dataset | null, feeds: Record<string, TensorValue>): Promise<void> {
+    const sessions: Session[] = [];
+    try {
+      for (const c of candidates) sessions.push(await this.#runner.open(c.path, { threads: 0 }));
+      const outcome = await this.#stage('evaluate', undefined, () =>
+        evaluate({
+          float,
+          variants: sessions,
+          dataset: dataset ?? oneSample(feeds),
+          metric: this.#task.metric,
+          seed: this.#task.seed,
+          onProgress: (fraction) => this.#progress('evaluate', fraction),
+          signal: this.#signal,
+        }),
+      );
+      baseline.evaluation = outcome.baseline;
+      candidates.forEach((c, i) => {
+        const own = outcome.variants[i]!;
+        c.result.evaluation = own.evaluation;
+        if (own.error) c.result.error = own.error;
+        else if (!own.finite) c.result.error = { code: 'gate-not-finite', detail: 'the quantized model gives NaN or Inf on the evaluation data' };
+        // What is not finite or does not run is not published.
+        if (c.result.error) {
+          c.result.files = undefined;
+          c.result.evaluation = null as Evaluation | null;
+        }
+      });
+    } finally {
+      for (const session of sessions) session.close();
+    }
+  }
+
+  async #benchmark(candidates: Candidate[], baseline: VariantResult, data: Dataset | null, firstFeeds: Record<string, TensorValue>): Promise<void> {
+    const sound = candidates.filter((c) => !c.result.error);
+    const feeds = data ? Array.from({ length: Math.min(BENCHMARK_FEEDS, data.groups) }, (_, i) => data.feed(i)) : [firstFeeds];
+    const feedsPath = join(this.#task.workDir, 'feeds.bin');
+    await writeFeeds(feedsPath, feeds);
+    const models = [this.#task.modelPath, ...sound.map((c) => c.path)];
+    for (const profile of this.#task.deviceProfiles) {
+      await this.#stage('benchmark', undefined, async () => {
+        const threads = profile.threads ?? 0;
+        const latency = await benchmarkModels({ models, feedsPath, threads, seed: this.#task.seed, signal: this.#signal });
+        for (const [i, path] of models.entries()) {
+          this.#signal.throwIfAborted();
+          const memory = await measureMemory({ model: path, feedsPath, threads });
+          const benchmark: Benchmark = { deviceProfile: profile.name, latencyMs: latency[i]!.latencyMs, speedup: latency[i]!.speedup, ...memory };
+          const variant = i === 0 ? baseline : sound[i - 1]!.result;
+          if (profile.memoryLimitBytes !== null && i > 0 && memory.peakRssBytes > profile.memoryLimitBytes) {
+            variant.kernels?.notes.push(`needs ${memory.peakRssBytes} bytes, and ${profile.name} has ${profile.memoryLimitBytes}`);
+          }
+          variant.benchmarks.push(benchmark);
+          this.#progress('benchmark', (i + 1) / models.length);
+        }
+      });
+    }
+  }
+
+  /** SQNR below which layers go back to float: a stand-in for the accuracy asked for, on samples without labels. */
+  #targetDb(evaluation: Dataset | null, float: Session): number {
+    if (evaluation?.labels?.kind === 'class') return TARGET_DB.labels;
+    if (evaluation?.labels?.kind === 'sequence') return TARGET_DB.sequences;
+    const dims = float.outputs[0]?.dims ?? [];
+    const trimmed = dims.length > 2 && dims.slice(2).every((d) => d === 1) ? dims.slice(0, 2) : dims;
+    return trimmed.length === 2 && trimmed[1] !== 1 ? TARGET_DB.agreement : TARGET_DB.signal;
+  }
+
+  #weightOf(recipes: Recipe[]): number {
+    const of = (stages: Stage[]) => stages.reduce((a, s) => a + WEIGHTS[s], 0);
+    const per = recipes.reduce((a, r) => a + of(r.method === 'static' ? ['measure', 'plan', 'transform', 'emit', 'gate'] : ['transform', 'emit', 'gate']), 0);
+    return of(['read', 'prepare', 'evaluate']) + (recipes.some((r) => r.method === 'static') ? WEIGHTS.observe : 0) + per + WEIGHTS.benchmark * this.#task.deviceProfiles.length;
+  }
+
+  #progress(stage: Stage, fraction: number, variant?: number): void {
+    const progress = Math.min(0.999, (this.#done + WEIGHTS[stage] * Math.min(1, fraction)) / this.#total);
+    const elapsed = (performance.now() - this.#started) / 1000;
+    const etaSeconds = progress > 0.05 ? Math.round((elapsed / progress) * (1 - progress)) : null;
+    this.#emit({ type: 'progress', stage, ...(variant !== undefined && { variant }), progress, etaSeconds });
+  }
+
+  /** Runs a stage with the machine shared or alone, and reports its time and peak memory. Waiting for the machine is not its time. */
+  async #stage<T>(name: Stage, variant: number | undefined, work: () => Promise<T>): Promise<T> {
+    this.#signal.throwIfAborted();
+    this.#progress(name, 0, variant);
+    return withMachine(
+      this.#task.machineLockPath,
+      ALONE.has(name) ? 'exclusive' : 'shared',
+      async () => {
+        resetPeak();
+        const start = performance.now();
+        const result = await work();
+        const run: StageRun = { name, ...(variant !== undefined && { variant }), ms: performance.now() - start, peakRssBytes: peakRss() };
+        this.#done += WEIGHTS[name];
+        this.#emit({ type: 'stage', run });
+        this.#progress(name, 0, variant);
+        return result;
+      },
+      this.#signal,
+    );
+  }
+}
+
+/** SQNR targets in dB, by what will be asked of the variant; from the table in engine.md, where agreement is seen beside SQNR. */
+const TARGET_DB = { labels: 20, sequences: 24, agreement: 30, signal: 22 } as const;
+
+const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
+
+/** A recipe against what the profile's device can do. */
+export function checkProfile(recipe: ResolvedRecipe, profile: DeviceProfile): void {
+  const refuse = (what: string) => {
+    throw new HalftoneError('profile-forbids', `${profile.name} does not take ${what}`);
+  };
+  if (recipe.method !== 'float16') {
+    if (recipe.weights.granularity === 'block') throw new HalftoneError('recipe-unsupported', 'granularity block belongs to weight-only recipes, which do not exist yet; use channel or tensor');
+    if (!profile.allowedWeightTypes.includes(recipe.weights.type)) refuse(`${recipe.weights.type} weights`);
+    if (!profile.allowedGranularities.includes(recipe.weights.granularity)) refuse(`granularity ${recipe.weights.granularity}`);
+  }
+  if (recipe.method === 'static' && !profile.allowedActivationTypes.includes(recipe.activations.type)) refuse(`${recipe.activations.type} activations`);
+}
+
+/** The peak of this process's memory since `resetPeak`, where the kernel tells (Linux); else since it began. */
+function peakRss(): number {
+  try {
+    const match = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'));
+    if (match) return Number(match[1]) * 1024;
+  } catch {
+    // Not Linux.
+  }
+  return process.resourceUsage().maxRSS * 1024;
+}
+function resetPeak(): void {
+  try {
+    writeFileSync('/proc/self/clear_refs', '5');
+  } catch {
+    // Not Linux, or not allowed: the peak then stands since the process began.
+  }
+}
+
+/** A data set of one generated sample, for jobs without data. */
+function oneSample(feeds: Record<string, TensorValue>): Dataset {
+  return {
+    samples: 1,
+    batch: 1,
+    groups: 1,
+    leftOut: 0,
+    labels: null,
+    sampleShapes: new Map(),
+    feed: () => feeds,
+    check: async () => {},
+    close: async () => {},
+  };
+}
