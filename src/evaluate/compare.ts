@@ -81,8 +81,7 @@ export async function evaluate(options: EvaluateOptions): Promise<EvaluationOutc
     }
     const labels = runLabels(dataset, run);
     // The float model goes against itself first: labels that don't fit are then told once, not as a variant's fault.
-    chosen.baseline.metric.update(ours, ours, labels);
-    chosen.baseline.cer?.update(ours, ours, labels);
+    for (const accumulator of new Set([chosen.baseline.metric, chosen.baseline.cer])) accumulator?.update(ours, ours, labels);
     for (let k = 0; k < outcomes.length; k++) {
       const outcome = outcomes[k];
       const session = options.variants[k];
@@ -137,10 +136,8 @@ async function runVariant(
     }
   }
   const [a, b] = [reference[output]!, got[output]!];
-  tracks.metric.update(a, b, labels);
-  tracks.agreement?.update(a, b, labels);
-  tracks.sqnr?.update(a, b);
-  tracks.cer?.update(a, b, labels);
+  // The chosen metric may be one of the others, too: each is fed once.
+  for (const accumulator of new Set([tracks.metric, tracks.agreement, tracks.sqnr, tracks.cer])) accumulator?.update(a, b, labels);
   return null;
 }
 
@@ -177,7 +174,7 @@ function traitsOf(name: string, value: TensorValue, feeds: Record<string, Tensor
     batch: dataset.batch,
     inputShapes: [...dataset.sampleShapes.values(), ...Object.values(feeds).map((feed) => feed.dims.slice(1))],
     labels: labels?.kind ?? null,
-    labelLength: labels?.kind === 'sequence' ? labels.rows.reduce((longest, row) => Math.max(longest, row.length), 1) : 1,
+    labelLength: labels?.kind === 'sequence' ? labels.length : 1,
   };
 }
 

@@ -22,7 +22,9 @@ export interface DatasetDescription {
 }
 
 /** Labels of all samples, in memory: some bytes a sample. */
-export type Labels = { kind: 'class'; values: Int32Array } | { kind: 'sequence'; rows: Int32Array[] };
+export type Labels =
+  | { kind: 'class'; values: Int32Array }
+  | { kind: 'sequence' /** Of the longest that would fit, the padding in. */; length: number; rows: Int32Array[] };
 
 export interface Dataset {
   /** In the file. */
@@ -274,7 +276,7 @@ function readLabels(array: NpzArray): Labels {
     const end = row.indexOf(-1);
     return end < 0 ? row : row.subarray(0, end);
   });
-  return { kind: 'sequence', rows };
+  return { kind: 'sequence', length: width, rows };
 }
 
 /**
