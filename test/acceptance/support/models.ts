@@ -1,6 +1,6 @@
 /** Small models and data with known answers. Everything follows from seeds. */
 import * as ort from 'onnxruntime-node';
-import { type AttributeValue, graph, model, node, tensor, value } from './onnx.ts';
+import { type AttributeValue, externalTensor, graph, model, node, tensor, value } from './onnx.ts';
 
 /** mulberry32, uniform in [−1, 1). */
 export function uniform(seed: number): () => number {
@@ -134,6 +134,22 @@ export function conditional(): Buffer {
       outputs: [value('y', ['batch', 8, 12, 12])],
     }),
   );
+}
+
+/** x [batch, 64] → MatMul with a weight in an external file → y. `location` and the range can be made wrong. */
+export function external(location = 'weights/w.bin', offset = 0, length = 64 * 64 * 4): { model: Buffer; weights: Buffer } {
+  const values = weights(7, [64, 64]);
+  return {
+    model: model(
+      graph('external', {
+        nodes: [node('MatMul', ['x', 'w'], ['y'])],
+        initializers: [externalTensor('w', [64, 64], location, offset, length)],
+        inputs: [value('x', ['batch', 64])],
+        outputs: [value('y', ['batch', 64])],
+      }),
+    ),
+    weights: Buffer.from(values.buffer, values.byteOffset, values.byteLength),
+  };
 }
 
 /** One operator between x [2, 4] and y [2, 4], with whatever else a bad model needs. */
