@@ -59,7 +59,7 @@ async function failure(request: Record<string, unknown>): Promise<string> {
     body: JSON.stringify(request),
     headers: { 'content-type': 'application/json' },
   });
-  const answer = (await response.json()) as Job & Problem;
+  const answer = (await response.json()) as { id: string; code: string; detail?: string };
   if (response.status === 422) return answer.code;
   expect([response.status, answer.detail]).toEqual([202, undefined]);
   const job = await harness.client.follow(answer.id);
