@@ -1,5 +1,6 @@
 /** Reading ONNX Runtime's profile: Chrome trace events, of which cat "Node" with a name ending in _kernel_time are kernels. */
 import type { ProfiledNode } from '../domain/runner.ts';
+import { median } from './statistics.ts';
 
 interface TraceEvent {
   cat?: string;
@@ -31,11 +32,4 @@ export function parseProfile(text: string): ProfiledNode[] {
     operator,
     us: times.length === runs ? median(times) : times.reduce((sum, time) => sum + time, 0) / runs,
   }));
-}
-
-/** The median; of an even number of values the mean of the middle two. NaN of none. */
-export function median(values: ArrayLike<number>): number {
-  const sorted = Float64Array.from(values).sort();
-  const half = sorted.length >> 1;
-  return sorted.length % 2 === 1 ? sorted[half]! : (sorted[half - 1]! + sorted[half]!) / 2;
 }

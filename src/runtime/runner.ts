@@ -5,18 +5,13 @@ import type { Observer, ObserverOptions, ProfiledNode, Runner, Session, SessionO
 import { type Library, loadLibrary } from './library.ts';
 import { physicalCores } from './machine.ts';
 import { parseProfile } from './profile.ts';
+import { TURNS } from './turns.ts';
 
 /**
  * Pool threads of a session spin for some 35 ms after its last run, by default, and take the cores from whatever runs next: the
  * observers, JavaScript, another session of an interleaved pair. Told to stop they cost about 10 µs more a run.
  */
 const QUIET: Record<string, string> = { 'session.force_spinning_stop': '1' };
-
-/**
- * How interleaved sessions take turns. 5 ms keep the processor in one session long enough to run as it does in use; runs over
- * 50 ms have their caches filled for a vanishing part of it, so none is given away there.
- */
-export const TURNS = { burstSeconds: 0.005, discardBelowSeconds: 0.05 };
 
 class RuntimeObserver implements Observer {
   readonly native: NativeObserver;
