@@ -5,6 +5,7 @@
  *
  * Field numbers are those of onnx.proto3 (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto3).
  */
+import { stat } from 'node:fs/promises';
 import { dirname } from 'node:path';
 import { HalftoneError } from '../domain/errors.ts';
 import { LIMITS } from '../domain/limits.ts';
@@ -14,6 +15,9 @@ import type { Attribute, Dim, Graph, Model, Node, RawField, Tensor, TensorData, 
 import { DataType } from './model.ts';
 import { corrupt, countVarints, eachVarint, ProtoReader, readInt64, WIRE } from './protobuf.ts';
 import { byteLengthOf, elementCount, isDataType } from './tensor.ts';
+
+/** Protobuf's libraries count bytes in int32. */
+const PROTOBUF_LIMIT_BYTES = 2 ** 31;
 
 export interface ReadOptions {
   /** Where the bytes came from; its folder holds the external data unless `externalDir` says otherwise. */
@@ -26,6 +30,13 @@ export interface ReadOptions {
  * Errors: not-onnx, model-corrupt (with the byte), model-limit-exceeded, external-data-missing, -path, -range, graph-invalid.
  */
 export async function readModel(path: string, options: { externalDir?: string } = {}): Promise<Model> {
+  const { size } = await stat(path);
+  if (size >= PROTOBUF_LIMIT_BYTES) {
+    throw new HalftoneError(
+      'model-limit-exceeded',
+      `The model file has ${size} bytes; protobuf, and with it every runtime, takes less than 2^31. Save the model with external data.`,
+    );
+  }
   return parseModel(fileBytes(path), { path, ...options });
 }
 

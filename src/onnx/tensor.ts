@@ -1,6 +1,6 @@
 /** Tensors' bytes as numbers and back. */
 import { fileBytes } from './bytes.ts';
-import type { Tensor } from './model.ts';
+import type { Tensor, TensorData } from './model.ts';
 import { DataType } from './model.ts';
 
 /** Bits of one element; 0 for strings and for no type. */
@@ -62,22 +62,22 @@ export function isFloatType(dataType: DataType): boolean {
   return FLOAT_TYPES.has(dataType);
 }
 
-/** Files that tensors lie in, mapped whole while something holds on to the mapping. */
-const mapped = new Map<string, WeakRef<Uint8Array>>();
+/** Mappings of tensors' stretches of files, as long as something holds on to them. By stretch, not by file: a file may be larger than an array. */
+const mapped = new WeakMap<TensorData, WeakRef<Uint8Array>>();
 
 /**
  * A tensor's bytes, little-endian and row-major. Never write to them: they may be a mapped file, where a write ends the process,
  * and other models may share them.
  */
 export function tensorBytes(tensor: Tensor): Uint8Array {
-  if (tensor.data.kind === 'bytes') return tensor.data.bytes;
-  const { path, offset, length } = tensor.data;
-  let file = mapped.get(path)?.deref();
-  if (!file || file.length < offset + length) {
-    file = fileBytes(path);
-    mapped.set(path, new WeakRef(file));
+  const { data } = tensor;
+  if (data.kind === 'bytes') return data.bytes;
+  let bytes = mapped.get(data)?.deref();
+  if (!bytes) {
+    bytes = fileBytes(data.path, data.offset, data.length);
+    mapped.set(data, new WeakRef(bytes));
   }
-  return file.subarray(offset, offset + length);
+  return bytes;
 }
 
 /** A typed view of bytes, or a copy where they don't lie on the type's boundary. */
