@@ -8,11 +8,13 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <condition_variable>
 #include <cstring>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -522,34 +524,52 @@ class RunWorker : public PromiseWorker {
  private:
   /** Each observer is its own, so they share out among as many threads as the session computes with. */
   void ObserveAll() {
-    std::vector<size_t> jobs;
-    size_t elements = 0;
-    for (size_t i = 0; i < names_.size(); i++) {
-      if (!observers_[i]) continue;
-      jobs.push_back(i);
-      elements += views_[i].count;
-    }
-    if (jobs.empty()) return;
-    std::atomic<size_t> next{0};
-    std::mutex failureMutex;
-    std::string failure;
-    auto work = [&]() {
-      for (size_t j = next++; j < jobs.size(); j = next++) {
-        try {
-          Observe(*observers_[jobs[j]], views_[jobs[j]]);
-        } catch (const std::exception& error) {
-          std::lock_guard<std::mutex> lock(failureMutex);
-          if (failure.empty()) failure = "output '" + names_[jobs[j]] + "': " + error.what();
+    struct Shared {
+      std::vector<std::pair<std::shared_ptr<ObserverState>, const View*>> jobs;
+      std::vector<const std::string*> names;
+      std::atomic<size_t> next{0};
+      std::mutex mutex;
+      std::condition_variable finished;
+      size_t done = 0;
+      std::string failure;
+      void Work() {
+        for (size_t j = next++; j < jobs.size(); j = next++) {
+          std::string failed;
+          try {
+            Observe(*jobs[j].first, *jobs[j].second);
+          } catch (const std::exception& error) {
+            failed = "output '" + *names[j] + "': " + error.what();
+          }
+          std::lock_guard<std::mutex> lock(mutex);
+          if (failure.empty()) failure = std::move(failed);
+          if (++done == jobs.size()) finished.notify_all();
         }
       }
     };
-    // A thread costs some 20 µs to start, about what 50 000 elements cost to observe.
-    size_t helpers = elements < 100000 ? 0 : std::min<size_t>(std::max(session_->threads, 1), jobs.size()) - 1;
-    std::vector<std::thread> threads;
-    for (size_t i = 0; i < helpers; i++) threads.emplace_back(work);
-    work();
-    for (std::thread& thread : threads) thread.join();
-    if (!failure.empty()) throw std::runtime_error(failure);
+    auto shared = std::make_shared<Shared>();
+    size_t elements = 0;
+    for (size_t i = 0; i < names_.size(); i++) {
+      if (!observers_[i]) continue;
+      shared->jobs.emplace_back(observers_[i], &views_[i]);
+      shared->names.push_back(&names_[i]);
+      elements += views_[i].count;
+    }
+    const size_t jobs = shared->jobs.size();
+    if (jobs == 0) return;
+    // A thread costs some 20 µs to start, about what 50 000 elements cost to observe. It is not joined: on a busy machine one may
+    // be scheduled only milliseconds later, when all is done and there is nothing left in `shared` for it to touch but `next`.
+    const size_t helpers = elements < 100000 ? 0 : std::min<size_t>(std::max(session_->threads, 1), jobs) - 1;
+    for (size_t i = 0; i < helpers; i++) {
+      try {
+        std::thread([shared] { shared->Work(); }).detach();
+      } catch (const std::system_error&) {
+        break;  // no more threads to be had: this one does it all
+      }
+    }
+    shared->Work();
+    std::unique_lock<std::mutex> lock(shared->mutex);
+    shared->finished.wait(lock, [&] { return shared->done == jobs; });
+    if (!shared->failure.empty()) throw std::runtime_error(shared->failure);
   }
 
   SessionPtr session_;
