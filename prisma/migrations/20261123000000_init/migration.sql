@@ -85,7 +85,7 @@ CREATE TABLE "jobs" (
     "shapes" JSONB NOT NULL DEFAULT '{}',
     "seed" INTEGER NOT NULL DEFAULT 0,
     "device_profiles" JSONB NOT NULL,
-    "queue" TEXT NOT NULL DEFAULT '',
+    "labels" TEXT NOT NULL DEFAULT '',
     "webhook_endpoint_id" TEXT,
     "api_key_id" TEXT,
     "stage" TEXT,

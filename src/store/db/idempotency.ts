@@ -13,7 +13,7 @@ export async function claim(
   const { ownerId, key, fingerprint, lockSeconds, keepSeconds } = request;
   const claimed = await tx.$executeRaw`
     insert into idempotency_keys as k (owner_id, key, fingerprint, locked_until, expires_at)
-    values (${ownerId}, ${key}, ${fingerprint}, now() + ${lockSeconds} * interval '1 second', now() + ${keepSeconds} * interval '1 second')
+    values (${ownerId}, ${key}, ${fingerprint}, now() + make_interval(secs => ${lockSeconds}), now() + make_interval(secs => ${keepSeconds}))
     on conflict (owner_id, key) do update
       set fingerprint = excluded.fingerprint, locked_until = excluded.locked_until, expires_at = excluded.expires_at,
           response_status = null, response_header = null, response_body = null, created_at = now()

@@ -40,20 +40,20 @@ export interface NewJob {
   apiKeyId: string | null;
 }
 
-/** The labels of a profile as a queue's name: sorted, without doubles, joined with `,`; '' = any worker. */
-export function queueOf(profile: DeviceProfile): string {
+/** The labels of a profile as one string: sorted, without doubles, joined with `,`; '' = any worker. */
+export function labelsOf(profile: DeviceProfile): string {
   return [...new Set(profile.workers)].sort().join(',');
 }
 
 /** Makes a queued job, its first event and its outbox message. Lock model and data sets first (`lockLiving`). */
 export async function create(tx: Tx, job: NewJob): Promise<JobRecord> {
   const id = newId('job');
-  const queue = queueOf(job.deviceProfiles[0]!);
+  const labels = labelsOf(job.deviceProfiles[0]!);
   await tx.job.create({
     data: {
       id,
       ...job,
-      queue,
+      labels,
       recipes: json(job.recipes),
       metric: jsonOrNull(job.metric),
       shapes: json(job.shapes),
@@ -61,7 +61,7 @@ export async function create(tx: Tx, job: NewJob): Promise<JobRecord> {
     },
   });
   await events.append(tx, id, 'queued', {});
-  await outbox.add(tx, { kind: 'quantize', payload: { jobId: id, queue } });
+  await outbox.add(tx, { kind: 'quantize', payload: { jobId: id, labels } });
   return (await get(tx, id))!;
 }
 

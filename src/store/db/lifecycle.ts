@@ -5,7 +5,7 @@
 import type { ErrorCode } from '../../domain/errors.ts';
 import { newId } from '../../domain/ids.ts';
 import type { JobStatus, Stage, StageRun } from '../../domain/job.ts';
-import { json, notify, type Tx } from './client.ts';
+import { json, type Tx } from './client.ts';
 import * as events from './events.ts';
 import * as outbox from './outbox.ts';
 
@@ -44,15 +44,18 @@ export async function writeProgress(
   return count === 1;
 }
 
-/** Gives a running job back to the queue without using up an attempt: its worker stops, was lost, or its child was killed from outside. */
-export async function requeue(tx: Tx, id: string, owner: string, reason: string): Promise<boolean> {
-  const { count } = await tx.job.updateMany({
-    where: { id, status: 'running', leaseOwner: owner },
-    data: { status: 'queued', leaseOwner: null, leaseExpiresAt: null, stage: null, progress: 0, etaSeconds: null },
-  });
-  if (count === 0) return false;
-  await announceRequeued(tx, id, reason);
-  return true;
+/**
+ * Gives a running job back to the queue without using up an attempt: its worker stops, was lost, or its child was killed
+ * from outside. One that is to be canceled is canceled instead: nobody would take it again.
+ */
+export async function requeue(tx: Tx, id: string, owner: string, reason: string): Promise<'queued' | 'canceled' | 'lost'> {
+  const rows = await tx.$queryRaw<{ labels: string }[]>`
+    update jobs set status = 'queued', lease_owner = null, lease_expires_at = null, stage = null, progress = 0, eta_seconds = null, updated_at = now()
+    where id = ${id} and status = 'running' and lease_owner = ${owner} and not cancel_requested returning labels`;
+  if (rows.length === 0) return (await end(tx, id, owner, { status: 'canceled' })) ? 'canceled' : 'lost';
+  await events.append(tx, id, 'requeued', { reason });
+  await outbox.add(tx, { kind: 'quantize', payload: { jobId: id, labels: rows[0]!.labels } });
+  return 'queued';
 }
 
 /**
@@ -64,16 +67,14 @@ export async function failAttempt(
   id: string,
   owner: string,
   death: { stage: Stage; code: ErrorCode; detail: string },
-): Promise<'queued' | 'failed' | 'lost'> {
+): Promise<'queued' | 'failed' | 'canceled' | 'lost'> {
   const rows = await tx.$queryRaw<{ attempts: number }[]>`
     update jobs set attempts = case when attempt_stage = ${death.stage} then attempts + 1 else 1 end, attempt_stage = ${death.stage}
     where id = ${id} and status = 'running' and lease_owner = ${owner} returning attempts`;
   if (rows.length === 0) return 'lost';
-  if (rows[0]!.attempts >= MAX_ATTEMPTS) {
-    const ended = await end(tx, id, owner, { status: 'failed', error: { code: death.code, detail: death.detail } });
-    return ended ? 'failed' : 'lost';
-  }
-  return (await requeue(tx, id, owner, `${death.code}: ${death.detail}`)) ? 'queued' : 'lost';
+  if (rows[0]!.attempts < MAX_ATTEMPTS) return requeue(tx, id, owner, `${death.code}: ${death.detail}`);
+  await end(tx, id, owner, { status: 'failed', error: { code: death.code, detail: death.detail } });
+  return 'failed';
 }
 
 export interface End {
@@ -130,30 +131,34 @@ async function finish(tx: Tx, where: { id: string; status: 'queued' | 'running';
   return true;
 }
 
-async function announceRequeued(tx: Tx, id: string, reason: string): Promise<void> {
-  await events.append(tx, id, 'requeued', { reason });
-  const { queue } = await tx.job.findUniqueOrThrow({ where: { id }, select: { queue: true } });
-  await outbox.add(tx, { kind: 'quantize', payload: { jobId: id, queue } });
-}
-
-/** For the reconciler: gives back the running jobs whose lease has run out, without using up an attempt, or cancels those that are to be. Returns their ids. */
+/** For the reconciler: gives back, or cancels, the running jobs whose lease has run out. Returns their ids. */
 export async function reclaimExpired(tx: Tx): Promise<string[]> {
-  const rows = await tx.$queryRaw<{ id: string; lease_owner: string; cancel_requested: boolean }[]>`
-    select id, lease_owner, cancel_requested from jobs where status = 'running' and lease_expires_at < now() for update skip locked`;
-  for (const row of rows) {
-    if (row.cancel_requested) await end(tx, row.id, row.lease_owner, { status: 'canceled' });
-    else await requeue(tx, row.id, row.lease_owner, 'the worker was lost');
-  }
-  return rows.map((row) => row.id);
+  return giveBack(
+    tx,
+    await tx.$queryRaw<Held[]>`
+      select id, lease_owner from jobs where status = 'running' and lease_expires_at < now() for update skip locked`,
+    'the worker was lost',
+  );
 }
 
-/** For the reconciler: jobs queued for longer than `seconds`, with the queue each belongs in. */
-export async function queuedLongerThan(tx: Tx, seconds: number): Promise<{ id: string; queue: string }[]> {
-  return tx.$queryRaw<{ id: string; queue: string }[]>`
-    select id, queue from jobs where status = 'queued' and updated_at < now() - make_interval(secs => ${seconds}) order by id`;
+/** Gives back, or cancels, the running jobs whose owner begins with `prefix`. Returns their ids. */
+export async function reclaimOwnedBy(tx: Tx, prefix: string, reason: string): Promise<string[]> {
+  return giveBack(
+    tx,
+    await tx.$queryRaw<Held[]>`
+      select id, lease_owner from jobs where status = 'running' and starts_with(lease_owner, ${prefix}) for update skip locked`,
+    reason,
+  );
 }
 
-/** Wakes those who wait for the job, where something changed that has no event. */
-export async function wake(tx: Tx, id: string): Promise<void> {
-  await notify(tx, 'halftone_job', id);
+type Held = { id: string; lease_owner: string };
+async function giveBack(tx: Tx, held: Held[], reason: string): Promise<string[]> {
+  for (const job of held) await requeue(tx, job.id, job.lease_owner, reason);
+  return held.map((job) => job.id);
+}
+
+/** For the reconciler: jobs queued for longer than `seconds`, with the labels that a worker must carry. */
+export async function queuedLongerThan(tx: Tx, seconds: number): Promise<{ id: string; labels: string }[]> {
+  return tx.$queryRaw<{ id: string; labels: string }[]>`
+    select id, labels from jobs where status = 'queued' and updated_at < now() - make_interval(secs => ${seconds}) order by id`;
 }

@@ -1,5 +1,6 @@
 /** What the repositories give and take: plain values, sizes as numbers, JSON columns with the types of domain/. */
 import type { ErrorCode } from '../../domain/errors.ts';
+import type { JobEventType } from '../../domain/execution.ts';
 import type { Benchmark, Evaluation, JobStatus, KernelReport, Metric, ProblemSummary, Stage, StageRun } from '../../domain/job.ts';
 import type { DeviceProfile } from '../../domain/profile.ts';
 import type { Recipe } from '../../domain/recipe.ts';
@@ -68,8 +69,8 @@ export interface JobRecord {
   seed: number;
   /** As they were when the job was made; the first is the target. */
   deviceProfiles: DeviceProfile[];
-  /** Labels a worker must carry to take it, sorted and joined with `,`; empty = any worker. */
-  queue: string;
+  /** Those a worker must carry to take it, sorted and joined with `,`; empty = any worker. */
+  labels: string;
   webhookEndpointId: string | null;
   apiKeyId: string | null;
   stage: Stage | null;
@@ -91,17 +92,7 @@ export interface JobRecord {
   endedAt: Date | null;
 }
 
-export type JobEventType =
-  | 'queued'
-  | 'started'
-  | 'progress'
-  | 'stage'
-  | 'variant'
-  | 'requeued'
-  | 'cancel-requested'
-  | 'succeeded'
-  | 'failed'
-  | 'canceled';
+export type { JobEventType };
 export interface JobEventRecord {
   jobId: string;
   /** 1, 2, … within the job: an SSE stream's event id. */

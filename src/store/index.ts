@@ -1,0 +1,8 @@
+/** What is kept: rows (db), bytes (objects), and what holds the two together. */
+export { createOutboxSource, createReconcilable } from './backlog.ts';
+export { type EmbeddedPostgres, startEmbedded } from './db/embedded.ts';
+export * from './db/index.ts';
+export { migrate } from './db/migrate.ts';
+export { createExecution, LEASE_SECONDS } from './execution.ts';
+export * from './objects/index.ts';
+export { collect, publish, sweep } from './publish.ts';
