@@ -25,12 +25,12 @@ export const DISABLE_AFTER_MS = 5 * 24 * HOUR;
 const LONGEST_RETRY_AFTER_MS = 24 * HOUR;
 
 /**
- * When to try next after `attempts` failed tries, or null when that was the last. Each delay is lengthened by up to a
- * fifth at random, so that the deliveries of one outage do not all come back in the same second.
+ * How long to wait after `attempts` failed tries, in ms, or null when that was the last. Each delay is lengthened by up to
+ * a fifth at random, so that the deliveries of one outage do not all come back in the same second.
  * @param retryAfterMs what the receiver asked for; it lengthens the wait, never shortens it
  */
-export function nextAttemptAt(attempts: number, now: Date, retryAfterMs = 0, random: () => number = Math.random): Date | null {
+export function retryDelayMs(attempts: number, retryAfterMs = 0, random: () => number = Math.random): number | null {
   const delay = RETRY_DELAYS_MS[attempts];
   if (delay === undefined) return null;
-  return new Date(now.getTime() + Math.max(delay * (1 + random() / 5), Math.min(retryAfterMs, LONGEST_RETRY_AFTER_MS)));
+  return Math.round(Math.max(delay * (1 + random() / 5), Math.min(retryAfterMs, LONGEST_RETRY_AFTER_MS)));
 }
