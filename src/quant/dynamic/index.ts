@@ -1,0 +1,147 @@
+/** The method `dynamic`: integers where they pay without calibration data, activation ranges computed at run time. */
+import { HalftoneError } from '../../domain/errors.ts';
+import type { LayerNote } from '../../domain/job.ts';
+import type { ResolvedRecipe } from '../../domain/recipe.ts';
+import { cloneModel, NamePool } from '../../onnx/graph.ts';
+import { DataType, type Model, type Node, type TensorType } from '../../onnx/model.ts';
+import { matchesPattern } from '../plan/plan.ts';
+import { dynamicLstm, lstmObstacle } from './lstm.ts';
+import { dynamicMatMul, type SharedInputs } from './matmul.ts';
+import { eachScope, removeDeadEverywhere, type Scope } from './scope.ts';
+import { storableWeights, storeAsInt8 } from './stored-weights.ts';
+
+export interface DynamicContext {
+  /** Types of all values, with the sizes that the model will be run at where they are known. */
+  shapes: ReadonlyMap<string, TensorType>;
+  /** Whether the file may meet an x86 processor without VNNI. */
+  avoidSaturation?: boolean;
+  /** Measured: dynamic int8 time ÷ float time of a layer; undefined where it wasn't measured. */
+  costs?: (node: Node) => number | undefined;
+}
+
+export interface DynamicResult {
+  model: Model;
+  /** Nodes that run in integers. */
+  quantized: string[];
+  leftInFloat: LayerNote[];
+  notes: string[];
+}
+
+/**
+ * From these sizes on the integer product wins over float with VNNI, the quantization of its input included (one thread,
+ * float ÷ int8 at M·K·N: 1×256×256 1.14, 16×128×128 1.11, 64×64×64 1.02, 64×128×128 1.5, 1×128×128 0.92, 16×64×64 0.92).
+ */
+const PAYING_MATRIX = 65_536;
+const PAYING_PRODUCT = 1 << 19;
+
+/** Operators that a user may expect among the quantized ones, so that the report says of each why it is not. */
+const EXPECTED = new Set(['MatMul', 'Gemm', 'Conv', 'ConvTranspose', 'LSTM', 'GRU', 'RNN']);
+
+/**
+ * Dynamic quantization of a prepared model; the one that comes in is not changed.
+ * 1. MatMul and Gemm by a constant matrix, and LSTM, run in integers where that pays: by measurement where there is one, else
+ *    by the sizes above; in subgraphs as well. Products of two activations stay in float (the scales would have to be computed
+ *    twice), convolutions too: ConvInteger is 5 to 11 times slower than float. GRU and RNN have no integer kernel.
+ * 2. The weights of all other layers, and the tables of embeddings, are stored as int8 and become float32 when the model is
+ *    loaded: a quarter of the file at float's speed. Where nothing pays, this is all, and a note says so.
+ * 3. What the recipe excludes keeps float weights.
+ * 4. Weights follow the recipe (type, granularity, symmetry); activations are uint8 with a zero point, there is no other form.
+ * Errors: recipe-unsupported.
+ */
+export function quantizeDynamic(model: Model, recipe: ResolvedRecipe, context: DynamicContext): DynamicResult {
+  if (recipe.activations.type !== 'uint8' || recipe.activations.symmetric) {
+    throw new HalftoneError(
+      'recipe-unsupported',
+      'dynamic activations are uint8 with a zero point (DynamicQuantizeLinear knows no other); leave `activations` out',
+    );
+  }
+  if (recipe.weights.granularity === 'block') {
+    throw new HalftoneError('recipe-unsupported', 'granularity block belongs to weight-only recipes; use channel or tensor');
+  }
+  const copy = cloneModel(model);
+  const names = new NamePool(copy.graph);
+  const quantized: string[] = [];
+  const leftInFloat: LayerNote[] = [];
+  const notes: string[] = [];
+  const avoidSaturation = context.avoidSaturation ?? false;
+  const excluded = (node: Node) => isExcluded(node, recipe);
+
+  eachScope(copy.graph, names, (scope) => {
+    const shared: SharedInputs = new Map();
+    for (const node of [...scope.view.graph.nodes]) {
+      if (node.domain !== '' || !EXPECTED.has(node.opType)) continue;
+      const obstacle = excluded(node) ? { reason: 'excluded-by-recipe' } : obstacleTo(scope, node, context);
+      if (obstacle) {
+        leftInFloat.push({ node: node.name, operator: node.opType, ...obstacle });
+      } else {
+        if (node.opType === 'LSTM') {
+          dynamicLstm(scope, node, recipe.weights, avoidSaturation);
+          copy.opsets.set('com.microsoft', copy.opsets.get('com.microsoft') ?? 1);
+        } else dynamicMatMul(scope, node, recipe.weights, avoidSaturation, shared);
+        quantized.push(node.name);
+      }
+    }
+    scope.view.sort();
+  });
+  removeDeadEverywhere(copy.graph);
+
+  let [stored, saved] = [0, 0];
+  for (const weight of storableWeights(copy.graph, names)) {
+    if (weight.users.some(excluded)) continue;
+    const bytes = storeAsInt8(weight, recipe);
+    saved += bytes;
+    if (bytes > 0) stored++;
+  }
+  removeDeadEverywhere(copy.graph);
+  if (stored > 0) {
+    notes.push(
+      `${stored} weights of layers that run in float are stored as int8 and become float32 when the model is loaded: the file is ${(saved / 1e6).toFixed(2)} MB smaller, those layers are neither faster nor slower`,
+    );
+  }
+  if (quantized.length === 0)
+    notes.push('no layer of this model is faster with dynamic quantization on this processor: the result is smaller, not faster');
+  return { model: copy, quantized, leftInFloat, notes };
+}
+
+function isExcluded(node: Node, recipe: ResolvedRecipe): boolean {
+  const { names, patterns, operators } = recipe.exclude;
+  return names.includes(node.name) || operators.includes(node.opType) || patterns.some((pattern) => matchesPattern(pattern, node.name));
+}
+
+/** Why a layer stays in float; null where it is to run in integers. */
+function obstacleTo(scope: Scope, node: Node, context: DynamicContext): { reason: string; detail?: string } | null {
+  if (node.opType === 'Conv' || node.opType === 'ConvTranspose') {
+    return {
+      reason: 'no-integer-kernel',
+      detail: 'dynamic convolutions run 5 to 11 times slower than float; static quantization has a fast kernel',
+    };
+  }
+  if (node.opType === 'GRU' || node.opType === 'RNN')
+    return { reason: 'no-integer-kernel', detail: `the runtime has no quantized ${node.opType}` };
+  const cost = context.costs?.(node);
+  const slower = cost !== undefined && cost >= 1 ? { reason: 'slower-on-profile', detail: `${cost.toFixed(2)} times float’s time` } : null;
+  if (node.opType === 'LSTM') {
+    const obstacle = lstmObstacle(scope, node);
+    return obstacle ? { reason: 'kernel-condition', detail: obstacle } : slower;
+  }
+  const tensor = scope.constant(node.inputs[1]!)?.tensor;
+  if (!tensor) return { reason: 'no-constant-weights', detail: 'a product of two activations would have both quantized at each run' };
+  if (tensor.dataType !== DataType.FLOAT || tensor.dims.length !== 2)
+    return { reason: 'kernel-condition', detail: 'its weights are not a float32 matrix' };
+  if (node.opType === 'Gemm' && transposesInput(node)) return { reason: 'kernel-condition', detail: 'transA is set' };
+  const shape = context.shapes.get(node.inputs[0]!)?.shape;
+  if (shape?.length === 1) return { reason: 'kernel-condition', detail: 'its input is a vector' };
+  if (cost !== undefined) return slower;
+  const [a, b] = [tensor.dims[0]!, tensor.dims[1]!];
+  const leading = shape?.slice(0, -1);
+  const rows = leading?.every((dim) => typeof dim === 'number')
+    ? leading.reduce<number>((product, dim) => product * (dim as number), 1)
+    : 1;
+  if (a * b >= PAYING_MATRIX || rows * a * b >= PAYING_PRODUCT) return null;
+  return { reason: 'too-small', detail: `${rows} × ${a} × ${b}: quantizing the input costs more than the product gains` };
+}
+
+function transposesInput(node: Node): boolean {
+  const attribute = node.attributes.get('transA');
+  return attribute?.kind === 'int' && attribute.value !== 0n;
+}

@@ -1,0 +1,27 @@
+/** The method `float16`. */
+import type { LayerNote } from '../../domain/job.ts';
+import type { Model } from '../../onnx/model.ts';
+import { computeInFloat16 } from './graph.ts';
+import { storeAsFloat16 } from './stored.ts';
+
+export interface Float16Context {
+  /** `float32`: weights stored in float16, arithmetic in float32. `float16`: the whole graph, for devices with float16 kernels. */
+  compute: 'float16' | 'float32';
+  /** Observed ranges of values, where there are any. */
+  ranges?: ReadonlyMap<string, { min: number; max: number }>;
+}
+
+/** A prepared model in float16; the one that comes in is not changed. Inputs and outputs keep names and types. */
+export function toFloat16(
+  model: Model,
+  context: Float16Context,
+): { model: Model; converted: string[]; leftInFloat: LayerNote[]; notes: string[] } {
+  const made = context.compute === 'float16' ? computeInFloat16(model, context.ranges ?? new Map()) : storeAsFloat16(model);
+  const notes = [
+    context.compute === 'float16'
+      ? `${made.converted.length} nodes compute in float16`
+      : 'weights are stored in float16 and become float32 when the model is loaded: half the file at the same speed, this processor has no float16 kernels',
+  ];
+  if (made.flushed > 0) notes.push(`${made.flushed} weights are too small for float16 and became zero`);
+  return { model: made.model, converted: made.converted, leftInFloat: made.leftInFloat, notes };
+}
