@@ -6,6 +6,7 @@ export type QueueMessage =
   /** A webhook delivery to be tried, `delayMs` from now. */
   | { kind: 'deliver-webhook'; payload: { deliveryId: string; delayMs?: number } };
 export type QueueKind = QueueMessage['kind'];
+export type QueuePayload<K extends QueueKind> = Extract<QueueMessage, { kind: K }>['payload'];
 
 /** The outbox as its relay sees it. */
 export interface OutboxSource {
