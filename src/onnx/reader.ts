@@ -30,14 +30,17 @@ export interface ReadOptions {
  * Errors: not-onnx, model-corrupt (with the byte), model-limit-exceeded, external-data-missing, -path, -range, graph-invalid.
  */
 export async function readModel(path: string, options: { externalDir?: string } = {}): Promise<Model> {
-  const { size } = await stat(path);
-  if (size >= PROTOBUF_LIMIT_BYTES) {
-    throw new HalftoneError(
-      'model-limit-exceeded',
-      `The model file has ${size} bytes; protobuf, and with it every runtime, takes less than 2^31. Save the model with external data.`,
-    );
-  }
+  assertModelSize((await stat(path)).size);
   return parseModel(fileBytes(path), { path, ...options });
+}
+
+/** Refuses a model file (without its external data) that no runtime could read: model-limit-exceeded. */
+export function assertModelSize(size: number): void {
+  if (size < PROTOBUF_LIMIT_BYTES) return;
+  throw new HalftoneError(
+    'model-limit-exceeded',
+    `The model file has ${size} bytes; protobuf, and with it every runtime, takes less than 2^31. Save the model with external data.`,
+  );
 }
 
 /** Reads a model from memory; the model's tensors are views of `bytes`. Errors as `readModel`. */

@@ -39,6 +39,12 @@ export function isDataType(value: number): value is DataType {
   return Object.hasOwn(BITS, value);
 }
 
+/** A type in numpy's words where it has any: float32, int64, bool; else ONNX's in lower case: bfloat16, float8e5m2, string. */
+export function dataTypeName(dataType: DataType): string {
+  const name = Object.entries(DataType).find(([, value]) => value === dataType)?.[0] ?? 'undefined';
+  return name === 'FLOAT' ? 'float32' : name === 'DOUBLE' ? 'float64' : name.toLowerCase();
+}
+
 /** Bytes of one element; a fraction for 4-bit and 2-bit types, 0 for strings. */
 export function elementSize(dataType: DataType): number {
   return BITS[dataType] / 8;
