@@ -5,6 +5,9 @@ static Napi::Object Init(Napi::Env env, Napi::Object exports) {
   RegisterFeatures(env, exports);
   RegisterQuantize(env, exports);
   RegisterObserver(env, exports);
+  RegisterThresholds(env, exports);
+  RegisterSaturation(env, exports);
+  RegisterGptq(env, exports);
   RegisterOrt(env, exports);
   return exports;
 }

@@ -2,7 +2,7 @@
   "targets": [
     {
       "target_name": "halftone",
-      "sources": ["addon.cc", "files.cc", "features.cc", "quantize.cc", "observer.cc", "ort.cc"],
+      "sources": ["addon.cc", "files.cc", "features.cc", "quantize.cc", "observer.cc", "thresholds.cc", "saturation.cc", "gptq.cc", "ort.cc"],
       "include_dirs": ["<!(node -p \"require('node-addon-api').include_dir\")"],
       "defines": ["NAPI_VERSION=8", "NODE_ADDON_API_CPP_EXCEPTIONS"],
       "cflags!": ["-fno-exceptions", "-O2"],

@@ -5,9 +5,10 @@
  * A buffer handed to an asynchronous kernel must be neither changed nor transferred until its promise is settled.
  */
 import { constants } from 'node:buffer';
+import { packGeometry } from './geometry.ts';
 import { addon } from './load.ts';
 import * as reference from './reference.ts';
-import type { ObservedStatistics, ObserverOptions } from './types.ts';
+import type { ConvGeometry, GptqOptions, Histogram, ObservedStatistics, ObserverOptions, Range } from './types.ts';
 
 export * from './ort.ts';
 export type * from './types.ts';
@@ -32,6 +33,23 @@ const native = addon as unknown as {
   dequantizeLinear(...args: DequantizeArguments): Promise<void>;
   dequantizeLinearSync(...args: DequantizeArguments): void;
   range(x: Float32Array): Promise<{ min: number; max: number; nans: number; infs: number }>;
+  percentileRange(lo: number, width: number, counts: Float64Array, percentile: number): Range;
+  entropyRange(lo: number, width: number, counts: Float64Array, levels: number): Range;
+  mseRange(lo: number, width: number, counts: Float64Array, levels: number, p: number, includeZero: boolean): Range & { error: number };
+  countSaturation(x: Uint8Array, w: Int8Array, geometry: Float64Array, counts: Float64Array): Promise<void>;
+  gram(x: Float32Array, rows: number, k: number, into: Float64Array): Promise<void>;
+  convGram(x: Float32Array, geometry: Float64Array, positions: Int32Array, into: Float64Array): Promise<void>;
+  convPatches(x: Float32Array, geometry: Float64Array, positions: Int32Array, group: number, patches: Float32Array): Promise<void>;
+  gptqRound(
+    w: Float32Array,
+    hessian: Float64Array,
+    scales: Float32Array,
+    k: number,
+    dampening: number,
+    min: number,
+    max: number,
+    out: Int8Array,
+  ): Promise<void>;
   Observer: new (bins: number, channelAxis: number | undefined, histogramStride: number) => NativeObserver;
 };
 
@@ -216,4 +234,179 @@ export class Observer {
   result(): ObservedStatistics {
     return this.#native.result();
   }
+}
+
+// --------------------------------------------------------------------------------------------------------------- thresholds
+
+function checkHistogram(histogram: Histogram): void {
+  const { lo, width, counts } = histogram;
+  if (!Number.isFinite(lo) || !(width > 0) || !Number.isFinite(width)) throw new RangeError(`a histogram from ${lo} in steps of ${width}`);
+  requireType(counts, [Float64Array], 'counts');
+  requireInteger(counts.length, 1, 2 ** 24, 'the number of bins');
+  let total = 0;
+  for (const count of counts) {
+    if (!(count >= 0)) throw new RangeError(`a bin counts ${count}`);
+    total += count;
+  }
+  if (!(total > 0) || !Number.isFinite(total)) throw new RangeError('the histogram is empty');
+}
+
+/**
+ * The range that keeps `percentile` % (above 0, at most 100) of the values: half of the others is cut on each side of zero that
+ * has values, all of them on the one side when the other has none. It always includes 0. As with all three searches the ends lie
+ * on or between bin edges: where nothing is clipped they may exceed the observed extremes by less than a bin.
+ * @throws RangeError on an empty histogram or a percentile outside (0, 100].
+ */
+export function percentileRange(histogram: Histogram, percentile: number): Range {
+  checkHistogram(histogram);
+  if (!(percentile > 0 && percentile <= 100)) throw new RangeError(`percentile must be above 0 and at most 100, not ${percentile}`);
+  return native.percentileRange(histogram.lo, histogram.width, histogram.counts, percentile);
+}
+
+/**
+ * Migacz 2017 (TensorRT): the range whose values, quantized to `levels` levels, diverge least (Kullback–Leibler) from those seen.
+ * Both ends are searched where values lie on both sides of 0; 0 is always included, and the range is at least `levels` bins
+ * wide, so histograms should have eight bins a level. Coarse to fine, about 1 ms at 2048 bins and 256 levels.
+ * @throws RangeError on an empty histogram or levels outside 2..65536.
+ */
+export function entropyRange(histogram: Histogram, levels: number): Range {
+  checkHistogram(histogram);
+  requireInteger(levels, 2, 65536, 'levels');
+  return native.entropyRange(histogram.lo, histogram.width, histogram.counts, levels);
+}
+
+/**
+ * The range with the least expected |x − Q(x)|^p, in closed form from the counts: (Δ/2)^p/(p+1) a value inside (Δ²/12 for p = 2),
+ * the distance to the range's end to the power p outside; the bin at zero is taken to hold zeros, which are exact. Grid search
+ * over both ends, coarse to fine, under 1 ms. `error` is the expectation per value. `p` from 1 to 8, default 2;
+ * `includeZero` default true.
+ * @throws RangeError on an empty histogram, levels outside 2..65537, or p outside 1..8.
+ */
+export function mseRange(
+  histogram: Histogram,
+  levels: number,
+  options: { p?: number; includeZero?: boolean } = {},
+): Range & { error: number } {
+  checkHistogram(histogram);
+  requireInteger(levels, 2, 65537, 'levels');
+  const { p = 2, includeZero = true } = options;
+  if (!(p >= 1 && p <= 8)) throw new RangeError(`p must be from 1 to 8, not ${p}`);
+  return native.mseRange(histogram.lo, histogram.width, histogram.counts, levels, p, includeZero);
+}
+
+// --------------------------------------------------------------------------------------------------------------- saturation
+
+/**
+ * How many u8×s8 product pairs of one sample leave 16 bits, by output channel: what x86 processors without VNNI clip. Exact:
+ * k ordered (kernel row, kernel column, input channel of the group), pairs (2i, 2i+1), padding = the input's zero point, the
+ * last of an odd number alone. Depthwise convolutions (one input and one output channel a group) never saturate: all 0.
+ * `x`: the input's codes, [C, H, W] or [M, K]; `w`: the weights' codes, OIHW or [K, N].
+ * @throws RangeError when the lengths do not fit the geometry.
+ */
+export async function countSaturation(x: Uint8Array, w: Int8Array, geometry: ConvGeometry): Promise<Float64Array> {
+  requireType(x, [Uint8Array], 'x');
+  requireType(w, [Int8Array], 'w');
+  const packed = packGeometry(geometry);
+  requireLength(x, packed.inputLength, 'x');
+  requireLength(w, packed.weightLength, 'w');
+  const counts = new Float64Array(packed.outputs);
+  await traced(native.countSaturation(x, w, packed.numbers, counts));
+  return counts;
+}
+
+// --------------------------------------------------------------------------------------------------------------------- GPTQ
+
+function requireLength(array: { length: number }, length: number, what: string): void {
+  if (array.length !== length) throw new RangeError(`${what} has ${array.length} elements, ${length} are needed`);
+}
+
+/** Two additions into one matrix must not overlap, and their order decides its last bits: each waits for the one before. */
+const pending = new WeakMap<Float64Array, Promise<void>>();
+function inTurn(into: Float64Array, work: () => Promise<void>): Promise<void> {
+  const turn = (pending.get(into) ?? Promise.resolve()).then(work);
+  pending.set(
+    into,
+    turn.catch(() => {}),
+  );
+  return turn;
+}
+
+/**
+ * Adds XᵀX of `x` [N, K] to `into` [K, K], in double, row by row (the same bits whatever the SIMD level): the Hessian of a
+ * layer's squared output error, up to a factor. N·K²/2 multiply-adds.
+ * @throws RangeError when x is no multiple of k or `into` not k × k.
+ */
+export async function gram(x: Float32Array, k: number, into: Float64Array): Promise<void> {
+  requireType(x, [Float32Array], 'x');
+  requireType(into, [Float64Array], 'into');
+  requireInteger(k, 1, 2 ** 20, 'k');
+  if (x.length % k !== 0) throw new RangeError(`x has ${x.length} elements, no multiple of k = ${k}`);
+  requireLength(into, k * k, 'into');
+  await traced(inTurn(into, () => native.gram(x, x.length / k, k, into)));
+}
+
+function checkPositions(positions: Int32Array, count: number): void {
+  requireType(positions, [Int32Array], 'positions');
+  for (const position of positions)
+    if (position < 0 || position >= count) throw new RangeError(`position ${position} is outside the ${count} of the output`);
+}
+
+/**
+ * `gram` of a convolution's patches at `positions` (flat indices into one sample's output) for all groups at once, without the
+ * patches ever existing whole: `x` is [C, H, W], `into` [group, K, K] with K in the order of ONNX's weights; padding is 0.
+ * @throws RangeError when lengths or positions do not fit the geometry.
+ */
+export async function convGram(x: Float32Array, geometry: ConvGeometry, positions: Int32Array, into: Float64Array): Promise<void> {
+  const packed = checkConv(x, geometry);
+  requireType(into, [Float64Array], 'into');
+  checkPositions(positions, packed.positions);
+  requireLength(into, packed.group * packed.k * packed.k, 'into');
+  await traced(inTurn(into, () => native.convGram(x, packed.numbers, positions, into)));
+}
+
+/** The patches themselves, of one group: [positions, K], K in the order of ONNX's weights. */
+export async function convPatches(x: Float32Array, geometry: ConvGeometry, positions: Int32Array, group = 0): Promise<Float32Array> {
+  const packed = checkConv(x, geometry);
+  checkPositions(positions, packed.positions);
+  requireInteger(group, 0, packed.group - 1, 'group');
+  const patches = new Float32Array(positions.length * packed.k);
+  await traced(native.convPatches(x, packed.numbers, positions, group, patches));
+  return patches;
+}
+
+function checkConv(x: Float32Array, geometry: ConvGeometry) {
+  if (geometry.kind !== 'conv') throw new TypeError("patches are of a 'conv' geometry");
+  requireType(x, [Float32Array], 'x');
+  const packed = packGeometry(geometry);
+  requireLength(x, packed.inputLength, 'x');
+  return packed;
+}
+
+/**
+ * GPTQ (Frantar et al. 2023): rounds `w` [O, K] column by column to codes with w ≈ code · scales[row], each column's error made up
+ * for in those still to come by what `hessian` [K, K] (a `gram`) says of their inputs. No reordering, zero point 0. Columns that
+ * no sample excited are rounded to nearest. K³/6 + O·K²/2 multiply-adds.
+ * @throws RangeError on shapes, scales that are not positive, an empty code range; Error when the Hessian has no Cholesky factor
+ * even with its mean diagonal added.
+ */
+export async function gptqRound(
+  w: Float32Array,
+  hessian: Float64Array,
+  scales: Float32Array,
+  options: GptqOptions = {},
+): Promise<Int8Array> {
+  requireType(w, [Float32Array], 'w');
+  requireType(hessian, [Float64Array], 'hessian');
+  requireType(scales, [Float32Array], 'scales');
+  const { dampening = 0.01, min = -127, max = 127 } = options;
+  const k = w.length / scales.length;
+  requireInteger(k, 1, 2 ** 20, 'the columns of w (its length ÷ rows)');
+  requireLength(hessian, k * k, 'hessian');
+  for (const scale of scales) if (!(scale > 0) || !Number.isFinite(scale)) throw new RangeError(`a scale is ${scale}`);
+  if (!(dampening >= 0 && dampening <= 1)) throw new RangeError(`dampening must be from 0 to 1, not ${dampening}`);
+  requireInteger(min, -128, 127, 'min');
+  requireInteger(max, min, 127, 'max');
+  const codes = new Int8Array(w.length);
+  await traced(native.gptqRound(w, hessian, scales, k, dampening, min, max, codes));
+  return codes;
 }

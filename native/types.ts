@@ -84,3 +84,11 @@ export interface ConvGeometry {
   /** The input's zero point: padding's code. Default 0. */
   zeroPoint?: number;
 }
+
+export interface GptqOptions {
+  /** Share of the Hessian's mean diagonal that is added to it. Default 0.01. */
+  dampening?: number;
+  /** Least and greatest code. Default −127, 127. */
+  min?: number;
+  max?: number;
+}

@@ -82,20 +82,20 @@ describe('Observer', () => {
   });
 
   it('agrees on tensors of many blocks, whichever way the channels lie', async () => {
-    const x = new Float32Array(3 * 64 * 31 * 31);
+    const x = new Float32Array(2 * 64 * 15 * 15);
     let seed = 1;
     for (let i = 0; i < x.length; i++) {
       seed = (Math.imul(seed, 1664525) + 1013904223) | 0;
       x[i] = (seed / 2 ** 31) * (1 + i / 1000);
     }
     const withHoles = x.slice();
-    for (let i = 0; i < x.length; i += 9973) withHoles[i] = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][i % 3]!;
+    for (let i = 0; i < x.length; i += 997) withHoles[i] = [Number.NaN, Number.POSITIVE_INFINITY, Number.NEGATIVE_INFINITY][i % 3]!;
     for (const data of [x, withHoles])
       for (const [dims, channelAxis] of [
-        [[3, 64, 31, 31], 1],
-        [[3, 31, 31, 64], -1],
-        [[3, 64, 961], undefined],
-        [[1, 3 * 64 * 961], 1],
+        [[2, 64, 15, 15], 1],
+        [[2, 15, 15, 64], -1],
+        [[2, 64, 225], undefined],
+        [[1, 2 * 64 * 225], 1],
       ] as const) {
         const runs = [
           { x: data, dims: [...dims] },
