@@ -7,6 +7,7 @@ import { ProtoReader, WIRE } from './protobuf.ts';
 import { floatTensor, int64Tensor, makeTensor } from './tensor.ts';
 
 export * from './attributes.ts';
+export type { Attribute } from './model.ts';
 
 /** A node's use of a value; `input` is −1 where a graph inside the node captures it from outside. */
 export interface Use {

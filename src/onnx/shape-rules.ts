@@ -866,6 +866,18 @@ const gridSample: Rule = (s) => {
   s.set(0, s.elem(0), input && grid ? [input[0]!, input[1]!, ...grid.slice(1, -1)] : undefined);
 };
 
+/** The last axis holds real and imaginary parts; a length or one side only changes the axis that is transformed. */
+const dft: Rule = (s) => {
+  const input = s.shape(0);
+  const axis = s.opset >= 20 ? (s.has(2) ? scalar(s.value(2)) : -2) : attrInt(s.node, 'axis', 1);
+  const at = input && axis !== undefined ? axisOf(axis, input.length) : undefined;
+  if (!input || at === undefined) return s.set(0, s.elem(0), input && unknowns(input.length));
+  const oneSided = attrInt(s.node, 'onesided', 0) === 1;
+  const real = oneSided && attrInt(s.node, 'inverse', 0) === 1;
+  const shape = input.map((dim, i) => (i === at && (oneSided || s.has(1)) ? null : dim));
+  s.set(0, s.elem(0), [...shape.slice(0, -1), real ? 1 : 2]);
+};
+
 const sizeOf: Rule = (s) => {
   s.set(0, DataType.INT64, []);
   const input = s.shape(0);
@@ -912,8 +924,8 @@ export const RULES: Record<string, Rule> = Object.fromEntries<Rule>([
   ),
   ...rows(
     `Softmax LogSoftmax Hardmax InstanceNormalization GroupNormalization LpNormalization LRN MeanVarianceNormalization RMSNormalization
-     ScatterElements Scatter ScatterND TensorScatter CumSum Trilu ReverseSequence Bernoulli RotaryEmbedding ImageScaler
-     QLinearSigmoid QLinearLeakyRelu QLinearSoftmax DFT`,
+     ScatterElements Scatter ScatterND TensorScatter CumSum Trilu ReverseSequence RotaryEmbedding ImageScaler
+     QLinearSigmoid QLinearLeakyRelu QLinearSoftmax CumProd`,
     like(),
   ),
   ...rows('Clip Dropout', (s) => {
@@ -1011,8 +1023,9 @@ export const RULES: Record<string, Rule> = Object.fromEntries<Rule>([
       );
     },
   ],
-  ...rows('RandomNormalLike RandomUniformLike EyeLike', randomLike),
+  ...rows('RandomNormalLike RandomUniformLike EyeLike Bernoulli', randomLike),
   ['GridSample', gridSample],
+  ['DFT', dft],
   ['Compress', (s) => s.set(0, s.elem(0), attrInt(s.node, 'axis') === undefined ? [null] : s.shape(0) && unknowns(s.shape(0)!.length))],
   [
     'MaxRoiPool',

@@ -99,8 +99,12 @@ function quantizable(model: Model, alreadyQuantized: boolean): ModelSummary['qua
   }
   const weighted = [...operators].reduce((sum, [name, count]) => sum + (WEIGHTED.has(name) ? count : 0), 0);
   const floats = floatTypes(model);
+  const inside = [...allGraphs(model.graph)]
+    .slice(1)
+    .some(({ nodes }) => nodes.some(({ opType, domain }) => domain === '' && WEIGHTED.has(opType)));
   let note: string;
   if (alreadyQuantized) note = 'The model is quantized already; send the float model that it was made from.';
+  else if (weighted === 0 && inside) note = 'All operators with weights stand inside If, Loop or Scan, which stay in float.';
   else if (weighted === 0) note = 'No operator with weights has an integer kernel; there is little to gain.';
   else if (!floats.has(DataType.FLOAT)) note = 'The model has no float32 values, which quantization starts from.';
   else note = `${weighted} operators with weights have integer kernels; which of them pay is measured on the device profile.`;
