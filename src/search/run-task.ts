@@ -84,7 +84,7 @@ class TaskRun {
   readonly #emit: (event: TaskEvent) => void;
   readonly #signal: AbortSignal;
   readonly #runner: Runner = createRunner();
-  readonly #machine: Machine = detectMachine();
+  readonly #machine: Machine;
   readonly #started = performance.now();
   #done = 0;
   #total = 1;
@@ -93,6 +93,7 @@ class TaskRun {
     this.#task = task;
     this.#emit = emit;
     this.#signal = signal;
+    this.#machine = detectMachine(this.#runner.version);
     this.#total = this.#weightOf(task.recipes);
   }
 
@@ -291,22 +292,25 @@ class TaskRun {
     const feeds = data ? Array.from({ length: Math.min(BENCHMARK_FEEDS, data.groups) }, (_, i) => data.feed(i)) : [firstFeeds];
     const feedsPath = join(this.#task.workDir, 'feeds.bin');
     await writeFeeds(feedsPath, feeds);
-    const models = [this.#task.modelPath, ...sound.map((c) => c.path)];
     for (const profile of this.#task.deviceProfiles) {
       await this.#stage('benchmark', undefined, async () => {
         const threads = profile.threads ?? 0;
-        const latency = await benchmarkModels({ models, feedsPath, threads, seed: this.#task.seed, signal: this.#signal });
-        for (const [i, path] of models.entries()) {
-          this.#signal.throwIfAborted();
-          const memory = await measureMemory({ model: path, feedsPath, threads });
-          const benchmark: Benchmark = { deviceProfile: profile.name, latencyMs: latency[i]!.latencyMs, speedup: latency[i]!.speedup, ...memory };
-          const variant = i === 0 ? baseline : sound[i - 1]!.result;
-          if (profile.memoryLimitBytes !== null && i > 0 && memory.peakRssBytes > profile.memoryLimitBytes) {
-            variant.kernels?.notes.push(`needs ${memory.peakRssBytes} bytes, and ${profile.name} has ${profile.memoryLimitBytes}`);
-          }
-          variant.benchmarks.push(benchmark);
-          this.#progress('benchmark', (i + 1) / models.length);
-        }
+        const latency = await benchmarkModels({
+          float: this.#task.modelPath,
+          variants: sound.map((c) => c.path),
+          feedsPath,
+          threads,
+          signal: this.#signal,
+          onProgress: (done) => this.#progress('benchmark', 0.7 * done),
+        });
+        const add = async (result: VariantResult, path: string, timing: { latencyMs: Benchmark['latencyMs']; speedup: Benchmark['speedup'] }) => {
+          const memory = await measureMemory({ model: path, feedsPath, threads, signal: this.#signal });
+          const limit = profile.memoryLimitBytes;
+          if (limit !== null && memory.peakRssBytes > limit) result.kernels?.notes.push(`takes ${memory.peakRssBytes} bytes, and ${profile.name} has ${limit}`);
+          result.benchmarks.push({ deviceProfile: profile.name, latencyMs: timing.latencyMs, speedup: timing.speedup, ...memory });
+        };
+        await add(baseline, this.#task.modelPath, { latencyMs: latency.float, speedup: { value: 1, ci95: [1, 1] } });
+        for (const [i, candidate] of sound.entries()) await add(candidate.result, candidate.path, latency.variants[i]!);
       });
     }
   }

@@ -67,11 +67,11 @@ async function profile(input: MeasureInput, model: Model, seconds = 0.25): Promi
   try {
     const feeds = input.feeds[0]!;
     let start = performance.now();
-    await session.run(feeds, []);
+    await session.run(feeds);
     const once = performance.now() - start;
     const runs = Math.max(4, Math.min(60, Math.round((seconds * 1000) / Math.max(once, 0.05))));
     start = performance.now();
-    for (let i = 0; i < runs; i++) await session.run(feeds, []);
+    for (let i = 0; i < runs; i++) await session.run(feeds);
     const ms = (performance.now() - start) / runs;
     return { nodes: await session.endProfile(), ms };
   } finally {
