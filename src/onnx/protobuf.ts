@@ -253,16 +253,17 @@ export class ProtoWriter {
     this.#varint(field * 8 + wire);
   }
 
-  int64(field: number, value: bigint | number): void {
+  int64(field: number, value: bigint | number): this {
     this.#tag(field, WIRE.varint);
     this.varint(value);
+    return this;
   }
 
   /** A bare varint, for packed fields. */
-  varint(value: bigint | number): void {
+  varint(value: bigint | number): this {
     if (typeof value === 'number' && value >= 0 && Number.isSafeInteger(value)) {
       this.#varint(value);
-      return;
+      return this;
     }
     this.#room(10);
     const before = this.#pos;
@@ -273,48 +274,54 @@ export class ProtoWriter {
     }
     this.#buffer[this.#pos++] = Number(rest);
     this.length += this.#pos - before;
+    return this;
   }
 
-  float(field: number, value: number): void {
+  float(field: number, value: number): this {
     this.#tag(field, WIRE.fixed32);
     this.#room(4);
     this.#pos = this.#buffer.writeFloatLE(value, this.#pos);
     this.length += 4;
+    return this;
   }
 
-  string(field: number, value: string): void {
+  string(field: number, value: string): this {
     const size = Buffer.byteLength(value);
     this.#tag(field, WIRE.bytes);
     this.#varint(size);
     this.#room(size);
     this.#pos += this.#buffer.write(value, this.#pos);
     this.length += size;
+    return this;
   }
 
-  bytes(field: number, value: Part): void {
+  bytes(field: number, value: Part): this {
     this.#tag(field, WIRE.bytes);
     this.#varint(value.length);
     this.append(value);
+    return this;
   }
 
-  message(field: number, write: (inner: ProtoWriter) => void): void {
+  message(field: number, write: (inner: ProtoWriter) => void): this {
     const inner = new ProtoWriter();
     write(inner);
     this.#tag(field, WIRE.bytes);
     this.#varint(inner.length);
     for (const part of inner.parts()) this.append(part);
+    return this;
   }
 
   /** A field kept raw. */
-  raw(field: RawField): void {
+  raw(field: RawField): this {
     this.#tag(field.field, field.wire);
     if (field.wire === WIRE.bytes) this.#varint(field.bytes.length);
     this.append(field.bytes);
+    return this;
   }
 
   /** Bytes without tag and length. */
-  append(part: Part): void {
-    if (part.length === 0) return;
+  append(part: Part): this {
+    if (part.length === 0) return this;
     if (part instanceof Uint8Array && part.length < REFERENCE_BYTES) {
       this.#room(part.length);
       this.#buffer.set(part, this.#pos);
@@ -324,6 +331,7 @@ export class ProtoWriter {
       this.#parts.push(part);
     }
     this.length += part.length;
+    return this;
   }
 
   /** All that was written, in order. */
