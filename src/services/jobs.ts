@@ -10,6 +10,7 @@ import type { ServiceContext } from './context.ts';
 import { descriptionOf } from './datasets.ts';
 import { at, checkDataset, checkMetric, checkRecipe } from './job-checks.ts';
 import { jobView } from './job-view.ts';
+import { refusal } from './model-description.ts';
 import { modelDescriptionOf, modelInputs, modelOutputs } from './models.ts';
 import { type Page, type PageRequest, page } from './pages.ts';
 import type { Wakeups } from './wakeups.ts';
@@ -77,7 +78,8 @@ export class JobService {
     if (model === null) throw at('/model', 'validation-failed', `There is no model ${input.model}.`);
     if (model.deletedAt !== null) throw at('/model', 'model-deleted', `${input.model} was deleted at ${model.deletedAt.toISOString()}.`);
     const description = modelDescriptionOf(model);
-    if (description.refusal !== null) throw at('/model', description.refusal.code, description.refusal.detail);
+    const refused = refusal(description);
+    if (refused !== null) throw at('/model', refused.code, refused.detail);
 
     const calibration = await this.#dataset(input.calibration, '/calibration');
     const evaluation = await this.#dataset(input.evaluation, '/evaluation');

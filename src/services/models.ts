@@ -3,17 +3,18 @@ import { createHash } from 'node:crypto';
 import { HalftoneError } from '../domain/errors.ts';
 import { LIMITS } from '../domain/limits.ts';
 import type { ValueSignature } from '../domain/runner.ts';
+import { type ModelSummary, summarizeModel } from '../onnx/summary.ts';
 import { jobs, type ModelRecord, models, type StoredFile, type Tx } from '../store/db/index.ts';
 import { collect, publish } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
-import { describeModelFile, type ModelDescription } from './model-description.ts';
+import { checkExternalData, type ModelDescription } from './model-description.ts';
 import { type Page, type PageRequest, page } from './pages.ts';
 import { type LocalStagedObject, stageLocally } from './uploads.ts';
 
 /** What the model file is called wherever files have names: in a .tar, in the folder that a job's process reads. */
 export const MODEL_FILE = 'model.onnx';
 
-export interface ModelView extends Omit<ModelDescription, 'refusal'> {
+export interface ModelView extends ModelDescription {
   id: string;
   name: string;
   /** Of the model file. */
@@ -25,7 +26,7 @@ export interface ModelView extends Omit<ModelDescription, 'refusal'> {
   createdAt: string;
 }
 
-/** A row's description; what `describeModelFile` gave when the bytes came. */
+/** A row's description; what `summarizeModel` gave when the bytes came. */
 export function modelDescriptionOf(row: ModelRecord): ModelDescription {
   return row.description as unknown as ModelDescription;
 }
@@ -40,14 +41,13 @@ export const modelInputs = (description: ModelDescription) => signatures(descrip
 export const modelOutputs = (description: ModelDescription) => signatures(description.outputs);
 
 const view = (row: ModelRecord): ModelView => {
-  const { refusal: _, ...description } = modelDescriptionOf(row);
   return {
     id: row.id,
     name: row.name,
     sha256: row.sha256,
     sizeBytes: row.sizeBytes,
     files: row.files,
-    ...description,
+    ...modelDescriptionOf(row),
     createdAt: row.createdAt.toISOString(),
   };
 };
@@ -114,7 +114,7 @@ export class ModelService {
     };
     try {
       let left = this.#context.maxModelBytes;
-      let wanted: Set<string> | null = null;
+      let summary: ModelSummary | null = null;
       for await (const { path: field, body, expectedBytes } of upload) {
         if (files.length === 0 ? field !== null : field === null) {
           throw new HalftoneError('malformed-body', 'The first part, and no other, must be called `model`.');
@@ -125,7 +125,7 @@ export class ModelService {
         const path = field === null ? MODEL_FILE : externalPath(field);
         if (files.some((file) => file.path === path)) throw new HalftoneError('malformed-body', `The part ${path} came twice.`);
         // What the model names is known by now: a stray file of many gigabytes need not be taken in first.
-        if (wanted !== null && !wanted.has(path)) {
+        if (summary !== null && !summary.externalFiles.includes(path)) {
           throw new HalftoneError('validation-failed', `The model has no external data in ${JSON.stringify(path)}.`, {
             errors: [{ pointer: `/${path.replaceAll('~', '~0').replaceAll('/', '~1')}`, detail: 'is not named by the model' }],
           });
@@ -137,13 +137,15 @@ export class ModelService {
         });
         files.push({ path, staged });
         left -= staged.sizeBytes;
-        wanted ??= new Set(describeModelFile(staged.localPath, null).externalFiles);
+        summary ??= await summarizeModel(staged.localPath);
       }
       const [main, ...external] = files;
-      if (main === undefined) throw new HalftoneError('malformed-body', 'The body has no part `model`.');
+      if (main === undefined || summary === null) throw new HalftoneError('malformed-body', 'The body has no part `model`.');
       external.sort((a, b) => (a.path < b.path ? -1 : 1));
-      const sizes = new Map(external.map(({ path, staged }) => [path, staged.sizeBytes]));
-      const { description } = describeModelFile(main.staged.localPath, sizes);
+      const { externalFiles, ...description } = summary;
+      if (externalFiles.length > 0) {
+        checkExternalData(main.staged.localPath, new Map(external.map(({ path, staged }) => [path, staged.sizeBytes])));
+      }
       const ordered = [main, ...external];
       return { contentSha256: contentHash(ordered.map(stored)), files: ordered, description, discard };
     } catch (error) {

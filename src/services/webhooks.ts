@@ -132,7 +132,7 @@ export class WebhookService {
     if (!(await webhooks.removeEndpoint(this.#context.db.client, id))) throw new HalftoneError('not-found', `There is no webhook endpoint ${id}.`);
   }
 
-  /** A new secret; the one before signs beside it for another day. A disabled endpoint is enabled again: its owner is at it. */
+  /** A new secret; the one before signs beside it for another day. */
   async rotateSecret(id: string): Promise<WebhookEndpointWithSecret> {
     const secret = newWebhookSecret();
     return this.#context.db.transaction(async (tx) => {

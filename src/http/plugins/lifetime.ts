@@ -1,3 +1,4 @@
+import { HalftoneError } from '../../domain/errors.ts';
 import type { App } from '../types.ts';
 
 /** Gives each request a signal that ends when its client goes away or the server begins to close, so that waits and streams do not hold the close up. */
@@ -6,13 +7,13 @@ export function registerLifetime(app: App): { closing: AbortSignal } {
   app.decorateRequest('gone', { getter: () => closing.signal });
   app.addHook('onRequest', async (request, reply) => {
     const gone = new AbortController();
-    const end = () => {
-      closing.signal.removeEventListener('abort', end);
-      gone.abort();
-    };
-    if (closing.signal.aborted) gone.abort();
-    closing.signal.addEventListener('abort', end);
-    reply.raw.once('close', end);
+    const shutdown = () => gone.abort(new HalftoneError('service-unavailable', 'The service is shutting down.', { headers: { 'retry-after': '5' } }));
+    if (closing.signal.aborted) shutdown();
+    closing.signal.addEventListener('abort', shutdown);
+    reply.raw.once('close', () => {
+      closing.signal.removeEventListener('abort', shutdown);
+      gone.abort(new HalftoneError('upload-incomplete', 'The client went away.'));
+    });
     Object.defineProperty(request, 'gone', { value: gone.signal });
   });
   app.addHook('preClose', async () => closing.abort());

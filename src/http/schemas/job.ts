@@ -144,7 +144,7 @@ export const Report = component(
         { description: 'The model, data sets and profiles as the job saw them.' },
       ),
     },
-    { additionalProperties: true, description: 'The job’s every field, and `context`.' },
+    { additionalProperties: true, description: 'The job’s every field, `context`, and what a reader would compute first: `verdict` and `summary`.' },
   ),
 );
 

@@ -1,0 +1,60 @@
+/** The OpenAPI document, made from the routes; and the page that shows it. */
+import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
+import reference from '@scalar/fastify-api-reference';
+import { allComponents } from './schemas/common.ts';
+import type { App } from './types.ts';
+
+const DESCRIPTION = `POST an ONNX model, get a smaller, faster, measured one back.
+
+Every error is \`application/problem+json\` (RFC 9457) with a \`code\`, a \`detail\` and a \`remedy\`. JSON is camelCase; sizes are in
+bytes, times in milliseconds, dates RFC 3339. Lists are \`{items, nextPageToken}\`. POSTs take an \`Idempotency-Key\`.`;
+
+const TAGS = [
+  { name: 'Models', description: 'ONNX models, with their external data.' },
+  { name: 'Data sets', description: 'Calibration and evaluation data, as .npz.' },
+  { name: 'Device profiles', description: 'What a device allows, and how models are measured for it.' },
+  { name: 'Jobs', description: 'One model, one or several recipes, measured against the float model.' },
+  { name: 'Artifacts', description: 'What jobs make.' },
+  { name: 'Benchmarks', description: 'What jobs measured.' },
+  { name: 'API keys', description: 'Who may do what.' },
+  { name: 'Webhooks', description: 'Being told when a job ends.' },
+  { name: 'Service', description: 'Health and figures.' },
+];
+
+/** The schema names of Fastify's references (`Job#`) as the document has them. */
+const named: SwaggerTransformObject = (document) => {
+  if ('swaggerObject' in document) return document.swaggerObject;
+  return document.openapiObject;
+};
+
+export async function registerOpenApi(app: App, version: string): Promise<void> {
+  for (const schema of allComponents()) app.addSchema(schema);
+  await app.register(swagger, {
+    openapi: {
+      openapi: '3.1.0',
+      info: { title: 'Halftone', version, description: DESCRIPTION, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+      servers: [{ url: '/', description: 'This service.' }],
+      tags: TAGS,
+      components: {
+        securitySchemes: { apiKey: { type: 'http', scheme: 'bearer', description: 'An API key: `Authorization: Bearer hft_…`.' } },
+      },
+    },
+    hideUntagged: true,
+    refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) },
+    transform({ schema, url, route }) {
+      const body = route.config?.documentedBody;
+      return { schema: body === undefined ? schema : { ...schema, body }, url };
+    },
+    transformObject: named,
+  });
+}
+
+/** /openapi.json and /docs, a page whose script comes from here: nothing is fetched from elsewhere. */
+export async function registerDocs(app: App): Promise<void> {
+  app.get('/openapi.json', { schema: { hide: true } }, async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()));
+  await app.register(reference, {
+    routePrefix: '/docs',
+    configuration: { url: '/openapi.json', pageTitle: 'Halftone API', withDefaultFonts: false, telemetry: false, hideClientButton: true },
+    logLevel: 'silent',
+  });
+}
