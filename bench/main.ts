@@ -7,15 +7,14 @@ import { fork } from 'node:child_process';
 import { readdirSync } from 'node:fs';
 import { basename, join } from 'node:path';
 import { fileURLToPath } from 'node:url';
-import type { BenchResult } from './result.ts';
+import type { BenchResult } from './support/result.ts';
 
 const here = fileURLToPath(new URL('.', import.meta.url));
-const NOT_BENCHES = new Set(['main', 'result', 'child']);
 
 /** Runs one bench in a child process and takes its result over IPC. */
 function inChild(file: string): Promise<BenchResult> {
   return new Promise((resolve, reject) => {
-    const child = fork(join(here, 'child.js'), [file], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
+    const child = fork(join(here, 'support/child.js'), [file], { stdio: ['ignore', 'inherit', 'inherit', 'ipc'] });
     let result: BenchResult | null = null;
     child.on('message', (message) => {
       result = message as BenchResult;
@@ -54,7 +53,7 @@ const args = process.argv.slice(2);
 const json = args.includes('--json');
 const wanted = args.filter((arg) => !arg.startsWith('--'));
 const available = readdirSync(here)
-  .filter((file) => file.endsWith('.js') && !NOT_BENCHES.has(basename(file, '.js')))
+  .filter((file) => file.endsWith('.js') && file !== 'main.js')
   .sort();
 for (const name of wanted)
   if (!available.includes(`${name}.js`)) {
