@@ -25,6 +25,8 @@ constexpr size_t kBlock = 4096;
 // Histogram counters next to each other in time go to different tables, else equal neighbours (zeros after a ReLU) wait for
 // each other's store.
 constexpr size_t kTables = 4;
+// Tables lie apart by more than their bins: at a multiple of 4 KB a load of one seems to depend on a store to another.
+constexpr size_t kTablePadding = 272;
 // Bins so narrow that value / width has more than 22 bits would be finer than float32 itself.
 constexpr int kIndexBits = 22;
 
@@ -32,6 +34,15 @@ struct Moments {
   float min = kInfinity, max = -kInfinity;
   double sum = 0, sumSquares = 0;
   uint64_t finite = 0, nans = 0;
+
+  void Add(const Moments& other) {
+    min = std::min(min, other.min);
+    max = std::max(max, other.max);
+    sum += other.sum;
+    sumSquares += other.sumSquares;
+    finite += other.finite;
+    nans += other.nans;
+  }
 };
 
 double SumLanes(double* lanes) {
@@ -71,6 +82,15 @@ Moments MomentsScalar(const float* x, size_t n) {
 }
 
 #if HALFTONE_X86
+/** 16 lanes of −1, then 16 of 0: read from 16 − n on, a mask of the first n. */
+struct TailMask {
+  alignas(32) int32_t bits[2 * kLanes];
+  constexpr TailMask() : bits() {
+    for (size_t i = 0; i < kLanes; i++) bits[i] = -1;
+  }
+};
+constexpr TailMask kTailMask;
+
 /** `kMasked`: NaN and infinities are left out; otherwise they are let through, and the sum of squares tells afterwards. */
 template <bool kMasked>
 struct MomentsLanes {
@@ -107,32 +127,48 @@ struct MomentsLanes {
     Half(a, min0, max0, 0);
     Half(b, min1, max1, 2);
   }
+  /** The last n < 16 elements, for the form without a mask: padded with zeros for the sums, kept out of the extremes. */
+  HALFTONE_AVX2 inline __attribute__((always_inline)) void AddTail(const float* x, size_t n) {
+    const __m256i m0 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kTailMask.bits + kLanes - n));
+    const __m256i m1 = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(kTailMask.bits + kLanes - n + 8));
+    const __m256 a = _mm256_maskload_ps(x, m0), b = _mm256_maskload_ps(x + 8, m1);
+    const __m256 low0 = min0, low1 = min1, high0 = max0, high1 = max1;
+    Add(a, b);
+    const __m256 inf = _mm256_set1_ps(kInfinity), minusInf = _mm256_set1_ps(-kInfinity);
+    min0 = _mm256_min_ps(_mm256_blendv_ps(inf, a, _mm256_castsi256_ps(m0)), low0);
+    min1 = _mm256_min_ps(_mm256_blendv_ps(inf, b, _mm256_castsi256_ps(m1)), low1);
+    max0 = _mm256_max_ps(_mm256_blendv_ps(minusInf, a, _mm256_castsi256_ps(m0)), high0);
+    max1 = _mm256_max_ps(_mm256_blendv_ps(minusInf, b, _mm256_castsi256_ps(m1)), high1);
+  }
   HALFTONE_AVX2 Moments End() const {
     Moments m;
-    alignas(32) double lanes[kLanes];
-    alignas(32) float extremes[8];
-    _mm256_store_ps(extremes, _mm256_min_ps(min0, min1));
-    m.min = NoNegativeZero(*std::min_element(extremes, extremes + 8));
-    _mm256_store_ps(extremes, _mm256_max_ps(max0, max1));
-    m.max = NoNegativeZero(*std::max_element(extremes, extremes + 8));
-    for (int i = 0; i < 4; i++) _mm256_store_pd(lanes + 4 * i, sum[i]);
-    m.sum = SumLanes(lanes);
-    for (int i = 0; i < 4; i++) _mm256_store_pd(lanes + 4 * i, squares[i]);
-    m.sumSquares = SumLanes(lanes);
+    m.min = NoNegativeZero(Extreme<false>(_mm256_min_ps(min0, min1)));
+    m.max = NoNegativeZero(Extreme<true>(_mm256_max_ps(max0, max1)));
+    m.sum = Tree(sum);
+    m.sumSquares = Tree(squares);
     m.finite = finite;
     m.nans = nans;
     return m;
   }
-};
 
-/** The last n mod 16 elements, in their lanes, the rest NaN, for the masked form to leave out. */
-HALFTONE_AVX2 inline void LoadTail(const float* x, size_t n, __m256& a, __m256& b) {
-  alignas(32) float tail[kLanes];
-  std::fill_n(tail, kLanes, std::numeric_limits<float>::quiet_NaN());
-  std::memcpy(tail, x, n * sizeof(float));
-  a = _mm256_load_ps(tail);
-  b = _mm256_load_ps(tail + 8);
-}
+ private:
+  template <bool kMax>
+  HALFTONE_AVX2 static inline __m128 Pick(__m128 a, __m128 b) {
+    return kMax ? _mm_max_ps(a, b) : _mm_min_ps(a, b);
+  }
+  template <bool kMax>
+  HALFTONE_AVX2 static inline float Extreme(__m256 v) {
+    __m128 w = Pick<kMax>(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    w = Pick<kMax>(w, _mm_movehl_ps(w, w));
+    return _mm_cvtss_f32(Pick<kMax>(w, _mm_shuffle_ps(w, w, 1)));
+  }
+  /** SumLanes in registers: lane i takes i + 8, then i + 4, i + 2, i + 1. */
+  HALFTONE_AVX2 static inline double Tree(const __m256d* v) {
+    const __m256d four = _mm256_add_pd(_mm256_add_pd(v[0], v[2]), _mm256_add_pd(v[1], v[3]));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+};
 
 HALFTONE_AVX2 Moments MomentsMaskedAvx2(const float* x, size_t n) {
   MomentsLanes<true> lanes;
@@ -140,9 +176,10 @@ HALFTONE_AVX2 Moments MomentsMaskedAvx2(const float* x, size_t n) {
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) lanes.Add(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
   if (i < n) {
-    __m256 a, b;
-    LoadTail(x + i, n - i, a, b);
-    lanes.Add(a, b);
+    alignas(32) float tail[kLanes];
+    std::fill_n(tail, kLanes, std::numeric_limits<float>::quiet_NaN());
+    std::memcpy(tail, x + i, (n - i) * sizeof(float));
+    lanes.Add(_mm256_load_ps(tail), _mm256_load_ps(tail + 8));
     lanes.nans -= kLanes - (n - i);  // the padding
   }
   return lanes.End();
@@ -153,22 +190,7 @@ HALFTONE_AVX2 Moments MomentsAvx2(const float* x, size_t n) {
   lanes.Begin();
   size_t i = 0;
   for (; i + kLanes <= n; i += kLanes) lanes.Add(_mm256_loadu_ps(x + i), _mm256_loadu_ps(x + i + 8));
-  if (i < n) {
-    // Zeros add nothing to sums; extremes take the padding from the tail's own first element.
-    alignas(32) float tail[kLanes];
-    const size_t rest = n - i;
-    std::fill_n(tail, kLanes, 0.0f);
-    std::memcpy(tail, x + i, rest * sizeof(float));
-    const __m256 a = _mm256_load_ps(tail), b = _mm256_load_ps(tail + 8);
-    const __m256 min0 = lanes.min0, min1 = lanes.min1, max0 = lanes.max0, max1 = lanes.max1;
-    lanes.Add(a, b);
-    std::fill(tail + rest, tail + kLanes, x[i]);
-    const __m256 c = _mm256_load_ps(tail), d = _mm256_load_ps(tail + 8);
-    lanes.min0 = _mm256_min_ps(c, min0);
-    lanes.min1 = _mm256_min_ps(d, min1);
-    lanes.max0 = _mm256_max_ps(c, max0);
-    lanes.max1 = _mm256_max_ps(d, max1);
-  }
+  if (i < n) lanes.AddTail(x + i, n - i);
   Moments m = lanes.End();
   // Squares of finite float32 cannot overflow a double's sum, so this is exactly "something was not finite".
   if (!(m.sumSquares < std::numeric_limits<double>::infinity())) return MomentsMaskedAvx2(x, n);
@@ -256,34 +278,38 @@ void CountScalar(const float* x, size_t n, size_t stride, double inverse, int64_
  * Called with the rounding mode set to −∞, where cvtps is floor and the product of a tiny negative value with the reciprocal
  * stays below zero instead of becoming −0. Not inlined, so that no arithmetic moves across the change of mode.
  */
-HALFTONE_AVX2 __attribute__((noinline)) void CountAvx2(const float* x, size_t n, float inverse, int32_t base, uint32_t* tables, size_t bins) {
+HALFTONE_AVX2 __attribute__((noinline)) void CountAvx2(const float* x, size_t n, float inverse, int32_t base, uint32_t* tables, size_t stride) {
   const __m256 scale = _mm256_set1_ps(inverse);
   const __m256i offset = _mm256_set1_epi32(base);
-  uint32_t *t0 = tables, *t1 = tables + bins, *t2 = tables + 2 * bins, *t3 = tables + 3 * bins;
-  size_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    const __m256i index = _mm256_sub_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + i), scale)), offset);
-    const uint64_t a = _mm256_extract_epi64(index, 0), b = _mm256_extract_epi64(index, 1);
-    const uint64_t c = _mm256_extract_epi64(index, 2), d = _mm256_extract_epi64(index, 3);
-    t0[static_cast<uint32_t>(a)]++;
-    t1[a >> 32]++;
-    t2[static_cast<uint32_t>(b)]++;
-    t3[b >> 32]++;
-    t0[static_cast<uint32_t>(c)]++;
-    t1[c >> 32]++;
-    t2[static_cast<uint32_t>(d)]++;
-    t3[d >> 32]++;
+  uint32_t *t0 = tables, *t1 = tables + stride, *t2 = tables + 2 * stride, *t3 = tables + 3 * stride;
+  // Indices by way of memory: taking them out of a vector register one by one costs half as much again.
+  constexpr size_t kBatch = 1024;
+  alignas(32) uint32_t index[kBatch];
+  for (size_t start = 0; start < n; start += kBatch) {
+    const size_t count = std::min(kBatch, n - start);
+    const float* from = x + start;
+    size_t i = 0;
+    for (; i + 8 <= count; i += 8)
+      _mm256_store_si256(reinterpret_cast<__m256i*>(index + i),
+                         _mm256_sub_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + i), scale)), offset));
+    for (; i < count; i++) index[i] = static_cast<uint32_t>(_mm_cvtss_si32(_mm_mul_ss(_mm_set_ss(from[i]), _mm_set_ss(inverse))) - base);
+    for (i = 0; i + 4 <= count; i += 4) {
+      t0[index[i]]++;
+      t1[index[i + 1]]++;
+      t2[index[i + 2]]++;
+      t3[index[i + 3]]++;
+    }
+    for (; i < count; i++) t0[index[i]]++;
   }
-  for (; i < n; i++) t0[_mm_cvtss_si32(_mm_mul_ss(_mm_set_ss(x[i]), _mm_set_ss(inverse))) - base]++;
 }
 #endif
 
 /** 32-bit counters of one run, in first-level cache whichever observer is fed; emptied into the state before the grid moves. */
 class Tables {
  public:
-  Tables(ObserverState& state, Simd simd) : state_(state), simd_(simd), bins_(state.config.bins) {
+  Tables(ObserverState& state, Simd simd) : state_(state), simd_(simd), bins_(state.config.bins), stride_(bins_ + kTablePadding) {
     static thread_local std::vector<uint32_t> scratch;
-    if (scratch.size() < bins_ * kTables) scratch.resize(bins_ * kTables, 0);
+    if (scratch.size() < stride_ * kTables) scratch.resize(stride_ * kTables, 0);
     tables_ = scratch.data();
   }
   ~Tables() { Flush(); }
@@ -302,7 +328,7 @@ class Tables {
     if (simd_ == Simd::kAvx2 && finite && stride == 1) {
       const unsigned int saved = _mm_getcsr();
       _mm_setcsr((saved & ~_MM_ROUND_MASK) | _MM_ROUND_DOWN);
-      CountAvx2(x, n, static_cast<float>(inverse), static_cast<int32_t>(state_.base), tables_, bins_);
+      CountAvx2(x, n, static_cast<float>(inverse), static_cast<int32_t>(state_.base), tables_, stride_);
       _mm_setcsr(saved);
       return;
     }
@@ -316,15 +342,15 @@ class Tables {
     if (pending_ == 0) return;
     for (size_t i = 0; i < bins_; i++) {
       uint64_t total = 0;
-      for (size_t t = 0; t < kTables; t++) total += tables_[t * bins_ + i];
+      for (size_t t = 0; t < kTables; t++) total += tables_[t * stride_ + i];
       state_.counts[i] += total;
     }
-    std::memset(tables_, 0, bins_ * kTables * sizeof(uint32_t));
+    std::memset(tables_, 0, stride_ * kTables * sizeof(uint32_t));
     pending_ = 0;
   }
   ObserverState& state_;
   Simd simd_;
-  size_t bins_;
+  size_t bins_, stride_;
   uint32_t* tables_;
   uint64_t pending_ = 0;
 };
@@ -397,21 +423,27 @@ void ChannelRows(const float* x, size_t rows, size_t channels, bool finite, Obse
   ChannelRowsScalar(x, rows, channels, finite, state);
 }
 
-/** Elements [start, start + n) of a tensor [outer, channels, inner]: runs of one channel each, the first and last may be partial. */
-void ChannelRuns(const float* x, size_t start, size_t n, size_t channels, size_t inner, ObserverState& state, Simd simd) {
+/**
+ * Elements [start, start + n) of a tensor [outer, channels, inner]: runs of one channel each, the first and last may be partial.
+ * Returns the moments of all of them, so that the block is not read again.
+ */
+Moments ChannelRuns(const float* x, size_t start, size_t n, size_t channels, size_t inner, ObserverState& state, Simd simd) {
+  Moments total;
   size_t position = start;
   const size_t end = start + n;
   size_t c = (start / inner) % channels;
   while (position < end) {
-    const size_t stop = std::min(end, (position / inner + 1) * inner);
+    const size_t stop = std::min(end, position - position % inner + inner);
     const Moments m = MomentsOf(x + position, stop - position, simd);
     state.channelMin[c] = std::min(state.channelMin[c], m.min);
     state.channelMax[c] = std::max(state.channelMax[c], m.max);
     state.channelSum[c] += m.sum;
     state.channelCount[c] += m.finite;
+    total.Add(m);
     position = stop;
     if (++c == channels) c = 0;
   }
+  return total;
 }
 
 }  // namespace
@@ -454,25 +486,16 @@ void ObserverUpdate(ObserverState& state, const float* data, size_t n, const int
     for (size_t start = 0; start < n; start += block) {
       const float* x = data + start;
       const size_t length = std::min(block, n - start);
-      const Moments m = MomentsOf(x, length, simd);
+      const bool byRuns = channels > 0 && inner > 1;
+      const Moments m = byRuns ? ChannelRuns(data, start, length, channels, inner, state, simd) : MomentsOf(x, length, simd);
+      if (channels > 0 && !byRuns) ChannelRows(x, length / channels, channels, m.finite == length, state, simd);
       if (state.config.bins > 0) {
         const size_t stride = state.config.histogramStride;
         tables.Count(x, length, m.finite == length, m, (stride - start % stride) % stride);
       }
-      if (channels > 0) {
-        if (inner == 1)
-          ChannelRows(x, length / channels, channels, m.finite == length, state, simd);
-        else
-          ChannelRuns(data, start, length, channels, inner, state, simd);
-      }
-      run.min = std::min(run.min, m.min);
-      run.max = std::max(run.max, m.max);
+      run.Add(m);
       state.min = std::min(state.min, m.min);
       state.max = std::max(state.max, m.max);
-      run.sum += m.sum;
-      run.sumSquares += m.sumSquares;
-      run.finite += m.finite;
-      run.nans += m.nans;
     }
   }
   state.count += n;
