@@ -14,7 +14,7 @@ export interface ScatterPoint {
 
 const WIDTH = 560;
 const HEIGHT = 300;
-const MARGIN = { left: 64, right: 24, top: 20, bottom: 44 };
+const MARGIN = { left: 64, right: 24, top: 32, bottom: 44 };
 
 /** Round steps of 1, 2 or 5 that cover a range with about `count` lines. */
 export function ticks(low: number, high: number, count = 5): number[] {
