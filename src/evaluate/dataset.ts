@@ -22,7 +22,7 @@ export interface DatasetDescription {
 }
 
 /** Labels of all samples, in memory: some bytes a sample. */
-export type Labels =
+type Labels =
   | { kind: 'class'; values: Int32Array }
   | { kind: 'sequence' /** Of the longest that would fit, the padding in. */; length: number; rows: Int32Array[] };
 
@@ -101,7 +101,7 @@ function describeHeaders(headers: NpyHeader[]): DatasetDescription {
 const shown = (shape: readonly (number | string)[]): string => `[${shape.map((dim) => (dim === -1 ? '?' : dim)).join(', ')}]`;
 
 /** How a data set's arrays become runs of a model. */
-export interface FeedPlan {
+interface FeedPlan {
   batch: number;
   groups: number;
   leftOut: number;

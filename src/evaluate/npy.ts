@@ -8,7 +8,7 @@ import { LIMITS } from '../domain/limits.ts';
 import type { ElementType } from '../domain/runner.ts';
 
 /** A header longer than this is an attack on memory: numpy itself refuses more than 10 000 characters unless told otherwise. */
-export const NPY_HEADER_LIMIT = 65_536;
+const NPY_HEADER_LIMIT = 65_536;
 /** Bytes that tell the header's whole length. */
 export const NPY_PREAMBLE = 12;
 /** Nesting of the header's literal; structured types nest, and are refused, but must not exhaust the stack. */

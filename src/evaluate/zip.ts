@@ -32,7 +32,7 @@ const CHUNK = 256 * 1024;
 const corrupt = (why: string, cause?: unknown) => new HalftoneError('dataset-corrupt', why, { cause });
 
 /** Reads `length` bytes at `position`; a file that ends before them is damaged. */
-export async function readExactly(file: FileHandle, position: number, length: number): Promise<Buffer> {
+async function readExactly(file: FileHandle, position: number, length: number): Promise<Buffer> {
   const bytes = Buffer.allocUnsafe(length);
   let done = 0;
   while (done < length) {

@@ -2,7 +2,7 @@ import { Counter, collectDefaultMetrics, Gauge, Histogram, Registry } from 'prom
 import { JOB_STATUSES, type JobStatus, type Stage } from '../domain/job.ts';
 
 /** What is counted when somebody asks, because the database and the queue know it and no process does. */
-export interface Census {
+interface Census {
   /** Jobs by status; a status that is absent counts 0. */
   jobs: Partial<Record<JobStatus, number>>;
   /** Jobs that wait, by queue. */

@@ -4,7 +4,7 @@ import { floatValues, integerValues, isFloat } from '../elements.ts';
 import type { OutputTraits } from './metric.ts';
 
 /** Drops trailing axes of 1 down to rank 2. */
-export function trimmed(dims: readonly number[]): number[] {
+function trimmed(dims: readonly number[]): number[] {
   return dims.length > 2 && dims.slice(2).every((dim) => dim === 1) ? dims.slice(0, 2) : [...dims];
 }
 

@@ -217,7 +217,7 @@ describe('evaluate', () => {
       if (runs++ > 5) throw new Error('a kernel refuses');
       return { logits: tensor([1, 4], linear(row)) };
     });
-    const wider = model(() => ({ logits: tensor([1, 5], [1, 2, 3, 4, 5]) }));
+    const wider = model(() => ({ logits: tensor([1, 4, 1], [1, 2, 3, 4]) }));
     const other = model(() => ({ other: tensor([1, 4], [1, 2, 3, 4]) }));
     const nan = model((row) => ({ logits: tensor([1, 4], row[0]! > 2 ? [1, Number.NaN, 0, 0] : linear(row)) }));
     const fine = model((row) => ({ logits: tensor([1, 4], linear(row)) }));
@@ -239,6 +239,14 @@ describe('evaluate', () => {
     expect(variants[3]!.error!.detail).toContain(`sample ${rows.findIndex((row) => row[0]! > 2)}`);
     // What has failed is not run again.
     expect(nan.runs).toBe(rows.findIndex((row) => row[0]! > 2) + 1);
+  });
+
+  it('another number of boxes counts as silence, not as a fault of the file', async () => {
+    const session = model((row) => ({ boxes: tensor([1, 2, 3], [...row, ...row]) }));
+    const set = await dataset({ x }, session);
+    const fewer = model((row) => ({ boxes: tensor([1, 1, 3], row) }));
+    const { variants } = await evaluate({ float: session, variants: [fewer], dataset: set, metric: null, seed: 1 });
+    expect(variants[0]).toMatchObject({ error: null, finite: true, evaluation: { metric: 'sqnr', value: 0 } });
   });
 
   it('the float model’s own faults end the evaluation', async () => {

@@ -1,5 +1,17 @@
 import { execFileSync } from 'node:child_process';
-import { existsSync, mkdtempSync, readdirSync, readFileSync, rmSync, truncateSync, writeFileSync } from 'node:fs';
+import {
+  closeSync,
+  existsSync,
+  mkdtempSync,
+  openSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  truncateSync,
+  unlinkSync,
+  writeFileSync,
+  writeSync,
+} from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import fc from 'fast-check';
@@ -67,6 +79,65 @@ describe('an .npz in every form that writers choose', () => {
     const npz = await openNpz(name, dir);
     for (const key of ['big', 'fortran']) expect([...new Float32Array(npz.arrays.get(key)!.rows(0, 4).buffer)], key).toEqual(values);
     await npz.close();
+  });
+
+  it('reads arrays beyond 4 GB (in a sparse file)', async () => {
+    const rows = 5 * 2 ** 20;
+    const header = npy({ descr: '|u1', shape: [rows, 1024], data: new Uint8Array(0) });
+    const bytes = header.length + rows * 1024;
+    // The small array comes after the large one, so its place needs 64 bits as well.
+    const small = npy(labels);
+    const name = path();
+    const fd = openSync(name, 'w');
+    const local = (file: string, size: number) => {
+      const out = Buffer.alloc(30 + file.length + 20);
+      out.writeUInt32LE(0x04034b50, 0);
+      out.writeUInt32LE(0xffffffff, 18);
+      out.writeUInt32LE(0xffffffff, 22);
+      out.writeUInt16LE(file.length, 26);
+      out.writeUInt16LE(20, 28);
+      out.write(file, 30);
+      out.writeUInt16LE(1, 30 + file.length);
+      out.writeUInt16LE(16, 32 + file.length);
+      out.writeBigUInt64LE(BigInt(size), 34 + file.length);
+      out.writeBigUInt64LE(BigInt(size), 42 + file.length);
+      return out;
+    };
+    const central = (file: string, size: number, at: number) => {
+      const out = Buffer.alloc(46 + file.length + 28);
+      out.writeUInt32LE(0x02014b50, 0);
+      out.writeUInt32LE(0xffffffff, 20);
+      out.writeUInt32LE(0xffffffff, 24);
+      out.writeUInt16LE(file.length, 28);
+      out.writeUInt16LE(28, 30);
+      out.writeUInt32LE(0xffffffff, 42);
+      out.write(file, 46);
+      out.writeUInt16LE(1, 46 + file.length);
+      out.writeUInt16LE(24, 48 + file.length);
+      for (const [i, value] of [size, size, at].entries()) out.writeBigUInt64LE(BigInt(value), 50 + file.length + i * 8);
+      return out;
+    };
+    const first = local('x.npy', bytes);
+    const second = local('labels.npy', small.length);
+    const secondAt = first.length + bytes;
+    const directoryAt = secondAt + second.length + small.length;
+    const directory = Buffer.concat([central('x.npy', bytes, 0), central('labels.npy', small.length, secondAt)]);
+    const end = zip({}, { zip64: true });
+    end.writeBigUInt64LE(2n, 24);
+    end.writeBigUInt64LE(2n, 32);
+    end.writeBigUInt64LE(BigInt(directory.length), 40);
+    end.writeBigUInt64LE(BigInt(directoryAt), 48);
+    end.writeBigUInt64LE(BigInt(directoryAt + directory.length), 64);
+    writeSync(fd, Buffer.concat([first, header]), 0, undefined, 0);
+    writeSync(fd, Buffer.from([7]), 0, 1, secondAt - 1);
+    writeSync(fd, Buffer.concat([second, small, directory, end]), 0, undefined, secondAt);
+    closeSync(fd);
+    const npz = await openNpz(name, dir);
+    const last = npz.arrays.get('x')!.rows(rows - 1, 1);
+    expect([last.length, last[0], last[1023]]).toEqual([1024, 0, 7]);
+    expect([...new BigInt64Array(npz.arrays.get('labels')!.rows(0, 4).buffer)]).toEqual([3n, 1n, 0n, 2n]);
+    await npz.close();
+    unlinkSync(name);
   });
 
   it('scans values whole whatever the chunks are', async () => {
