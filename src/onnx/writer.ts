@@ -27,6 +27,8 @@ const PIECE_BYTES = 4 << 20;
 export interface WriteOptions {
   /** Initializers from this size on go into an external file, whatever the model's size. Default: only where the model would pass 1.9 GB, then from 1024 bytes. */
   externalDataThresholdBytes?: number;
+  /** Size above which the model does without its initializers. Default: 1.9 GB. */
+  inlineLimitBytes?: number;
   /** Name of the external file, beside the model. Default: the model's file name and `.data`. */
   externalFileName?: string;
 }
@@ -53,7 +55,7 @@ interface External {
 export async function writeModel(model: Model, path: string, options: WriteOptions = {}): Promise<{ files: WrittenFile[] }> {
   let threshold = options.externalDataThresholdBytes;
   let inline = threshold === undefined ? encode(model, new Map()) : undefined;
-  if (inline && inline.length > PROTOBUF_LIMIT_BYTES) {
+  if (inline && inline.length > (options.inlineLimitBytes ?? PROTOBUF_LIMIT_BYTES)) {
     inline = undefined;
     threshold = EXTERNAL_FROM_BYTES;
   }

@@ -168,7 +168,7 @@ describe('damage', () => {
   it.each([
     ['a node without an operator', (g: ProtoWriter) => g.message(1, (w) => w.string(2, 'y')), 'model-corrupt'],
     ['a node without outputs', (g: ProtoWriter) => g.message(1, (w) => w.string(4, 'Relu')), 'graph-invalid'],
-    ['an initializer without a name', (g: ProtoWriter) => g.message(5, (w) => w.int64(1, 0).int64(2, 1)), 'model-corrupt'],
+    ['an initializer without a name', (g: ProtoWriter) => g.message(5, (w) => w.int64(1, 0).int64(2, 1)), 'graph-invalid'],
     [
       'a name that isn’t UTF-8',
       (g: ProtoWriter) => g.message(1, (w) => w.bytes(2, Uint8Array.of(0xff, 0xfe)).string(4, 'Relu')),
