@@ -289,9 +289,11 @@ HALFTONE_AVX2 __attribute__((noinline)) void CountAvx2(const float* x, size_t n,
     const size_t count = std::min(kBatch, n - start);
     const float* from = x + start;
     size_t i = 0;
-    for (; i + 8 <= count; i += 8)
+    for (; i + 8 <= count; i += 8) {
+      _mm_prefetch(reinterpret_cast<const char*>(from + i + kBlock), _MM_HINT_T0);
       _mm256_store_si256(reinterpret_cast<__m256i*>(index + i),
                          _mm256_sub_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(from + i), scale)), offset));
+    }
     for (; i < count; i++) index[i] = static_cast<uint32_t>(_mm_cvtss_si32(_mm_mul_ss(_mm_set_ss(from[i]), _mm_set_ss(inverse))) - base);
     for (i = 0; i + 4 <= count; i += 4) {
       t0[index[i]]++;
