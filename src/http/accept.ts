@@ -11,7 +11,10 @@ export function preferred(accept: string | undefined, offered: readonly string[]
   for (const type of offered) {
     const [family] = type.split('/');
     // The most specific range that names the type decides its weight.
-    const match = ranges.find((range) => range.type === type) ?? ranges.find((range) => range.type === `${family}/*`) ?? ranges.find((range) => range.type === '*/*');
+    const match =
+      ranges.find((range) => range.type === type) ??
+      ranges.find((range) => range.type === `${family}/*`) ??
+      ranges.find((range) => range.type === '*/*');
     if (match && match.weight > 0 && (best === null || match.weight > best.weight)) best = { type, weight: match.weight };
   }
   return best?.type ?? null;

@@ -1,7 +1,7 @@
 /** The API, apart from the process that runs it: `buildApp` opens no port and reads no environment. */
 import { randomBytes } from 'node:crypto';
 import underPressure from '@fastify/under-pressure';
-import Fastify, { type FastifyBaseLogger } from 'fastify';
+import Fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import { HalftoneError } from '../domain/errors.ts';
 import type { Services } from '../services/index.ts';
 import { registerDocs, registerOpenApi } from './openapi.ts';
@@ -56,7 +56,8 @@ const JSON_BYTES = 4 * 1024 * 1024;
 export async function buildApp(options: AppOptions): Promise<App> {
   const app: App = Fastify({
     ...(options.logger ? { loggerInstance: options.logger } : { logger: false }),
-    disableRequestLogging: true,
+    // Fastify's own two lines a request are replaced by the one below.
+    logController: new LogController({ disableRequestLogging: true }),
     genReqId: () => `req_${randomBytes(12).toString('hex')}`,
     requestIdHeader: false,
     bodyLimit: JSON_BYTES,
@@ -65,7 +66,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
     requestTimeout: 0,
     keepAliveTimeout: 65_000,
     forceCloseConnections: 'idle',
-    return503OnClosing: true,
+    // Fastify's answer while closing is no problem+json; what still comes in is served.
+    return503OnClosing: false,
     clientErrorHandler: onClientError,
     frameworkErrors: (error, _request, reply) => {
       sendProblem(reply, toHalftoneError(error));

@@ -1,7 +1,8 @@
 /** The OpenAPI document, made from the routes; and the page that shows it. */
-import swagger, { type SwaggerTransformObject } from '@fastify/swagger';
+import swagger from '@fastify/swagger';
 import reference from '@scalar/fastify-api-reference';
-import { allComponents } from './schemas/common.ts';
+import { Type } from 'typebox';
+import { allComponents, problemAnswer } from './schemas/common.ts';
 import type { App } from './types.ts';
 
 const DESCRIPTION = `POST an ONNX model, get a smaller, faster, measured one back.
@@ -21,11 +22,12 @@ const TAGS = [
   { name: 'Service', description: 'Health and figures.' },
 ];
 
-/** The schema names of Fastify's references (`Job#`) as the document has them. */
-const named: SwaggerTransformObject = (document) => {
-  if ('swaggerObject' in document) return document.swaggerObject;
-  return document.openapiObject;
-};
+/** A wildcard has no name in a path's template: the document calls it `name`. */
+function wildcardNamed(params: unknown): unknown {
+  const { properties, ...rest } = params as { properties: Record<string, unknown> };
+  const { '*': wildcard, ...others } = properties;
+  return { ...rest, properties: { ...others, name: wildcard }, required: [...Object.keys(others), 'name'] };
+}
 
 export async function registerOpenApi(app: App, version: string): Promise<void> {
   for (const schema of allComponents()) app.addSchema(schema);
@@ -43,15 +45,36 @@ export async function registerOpenApi(app: App, version: string): Promise<void> 
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) },
     transform({ schema, url, route }) {
       const body = route.config?.documentedBody;
-      return { schema: body === undefined ? schema : { ...schema, body }, url };
+      const shown = body === undefined ? schema : { ...schema, body };
+      return url.endsWith('/*')
+        ? { schema: { ...shown, params: wildcardNamed(shown.params) }, url: `${url.slice(0, -1)}:name` }
+        : { schema: shown, url };
     },
-    transformObject: named,
   });
 }
 
 /** /openapi.json and /docs, a page whose script comes from here: nothing is fetched from elsewhere. */
 export async function registerDocs(app: App): Promise<void> {
-  app.get('/openapi.json', { schema: { hide: true } }, async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()));
+  app.get(
+    '/openapi.json',
+    {
+      schema: {
+        operationId: 'getOpenApi',
+        tags: ['Service'],
+        summary: 'This document',
+        security: [],
+        response: {
+          200: {
+            description: 'OpenAPI 3.1.',
+            content: { 'application/json': { schema: Type.Object({}, { additionalProperties: true }) } },
+          },
+          400: problemAnswer(400),
+        },
+      },
+    },
+    // Any page may read it: it holds nothing that the repository does not.
+    async (_request, reply) => reply.header('access-control-allow-origin', '*').send(app.swagger()),
+  );
   await app.register(reference, {
     routePrefix: '/docs',
     configuration: { url: '/openapi.json', pageTitle: 'Halftone API', withDefaultFonts: false, telemetry: false, hideClientButton: true },

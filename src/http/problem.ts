@@ -44,7 +44,10 @@ export function schemaErrors(context: string, found: readonly SchemaError[]): { 
         out.push({ pointer: `${root}${path}/${escapePointer(property)}`, detail: 'is not a known field' });
       }
     } else if (error.keyword === 'enum') {
-      out.push({ pointer: root + path, detail: `must be one of ${(error.params?.allowedValues ?? []).map((v) => JSON.stringify(v)).join(', ')}` });
+      out.push({
+        pointer: root + path,
+        detail: `must be one of ${(error.params?.allowedValues ?? []).map((v) => JSON.stringify(v)).join(', ')}`,
+      });
     } else if (error.keyword !== 'boolean') {
       out.push({ pointer: root + path, detail: error.message ?? 'is not valid' });
     }
@@ -78,7 +81,20 @@ const FASTIFY_CODES: Record<string, ErrorCode> = {
 };
 
 /** Node's and PostgreSQL's codes for what passes by itself: the service cannot do it now. */
-const PASSING = new Set(['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT', 'EPIPE', 'P1001', 'P1002', 'P1008', 'P1017', 'P2024', 'P2028', '57P03', '53300']);
+const PASSING = new Set([
+  'ECONNREFUSED',
+  'ECONNRESET',
+  'ETIMEDOUT',
+  'EPIPE',
+  'P1001',
+  'P1002',
+  'P1008',
+  'P1017',
+  'P2024',
+  'P2028',
+  '57P03',
+  '53300',
+]);
 
 /** What a thrown thing is to the user. Whatever is not known here is a bug and looks like one: its words stay in the log. */
 export function toHalftoneError(error: unknown): HalftoneError {
@@ -88,9 +104,13 @@ export function toHalftoneError(error: unknown): HalftoneError {
     const context = known.validationContext === 'querystring' ? 'query' : (known.validationContext ?? 'body');
     const errors = schemaErrors(context, known.validation);
     const first = errors[0];
-    return new HalftoneError('validation-failed', first ? `${first.pointer || 'the body'} ${first.detail}.` : 'The request does not match the schema.', {
-      errors,
-    });
+    return new HalftoneError(
+      'validation-failed',
+      first ? `${first.pointer || 'the body'} ${first.detail}.` : 'The request does not match the schema.',
+      {
+        errors,
+      },
+    );
   }
   const code = typeof known?.code === 'string' ? known.code : '';
   const mapped = FASTIFY_CODES[code];

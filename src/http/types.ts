@@ -4,7 +4,13 @@ import type { Scope } from '../domain/keys.ts';
 import type { Principal } from '../services/keys.ts';
 
 /** The API's Fastify instance: TypeBox schemas give handlers their types. */
-export type App = FastifyInstance<RawServerDefault, RawRequestDefaultExpression, RawReplyDefaultExpression, FastifyBaseLogger, TypeBoxTypeProvider>;
+export type App = FastifyInstance<
+  RawServerDefault,
+  RawRequestDefaultExpression,
+  RawReplyDefaultExpression,
+  FastifyBaseLogger,
+  TypeBoxTypeProvider
+>;
 
 declare module 'fastify' {
   interface FastifyContextConfig {

@@ -64,7 +64,10 @@ export async function* watched(source: Readable, limits: UploadLimits): AsyncGen
         failure ??= new HalftoneError('upload-stalled', `The upload took longer than ${limits.longestMs / 1000} s.`);
       } else if (waited >= limits.stallMs) {
         if (received - before < limits.leastBytes) {
-          failure ??= new HalftoneError('upload-stalled', `${received - before} bytes came within ${Math.round(waited / 1000)} s; ${received} in all.`);
+          failure ??= new HalftoneError(
+            'upload-stalled',
+            `${received - before} bytes came within ${Math.round(waited / 1000)} s; ${received} in all.`,
+          );
         }
         before = received;
         waitedMs = 0;

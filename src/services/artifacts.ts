@@ -87,7 +87,8 @@ export class ArtifactService {
   async part(id: string, path: string): Promise<Content> {
     const row = await this.#row(id);
     const file = row.files.find((candidate) => candidate.path === path);
-    if (file === undefined) throw new HalftoneError('not-found', `The artifact has no file ${path}; it has ${row.files.map((f) => f.path).join(', ')}.`);
+    if (file === undefined)
+      throw new HalftoneError('not-found', `The artifact has no file ${path}; it has ${row.files.map((f) => f.path).join(', ')}.`);
     return this.#file(file, path.split('/').at(-1)!);
   }
 

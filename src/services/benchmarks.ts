@@ -35,7 +35,8 @@ export class BenchmarkService {
     return page(
       `benchmarks ${deviceProfileId ?? ''} ${model ?? ''}`,
       request,
-      (query) => results.listBenchmarks(client, { ...query, ...(deviceProfileId ? { deviceProfileId } : {}), ...(model ? { modelId: model } : {}) }),
+      (query) =>
+        results.listBenchmarks(client, { ...query, ...(deviceProfileId ? { deviceProfileId } : {}), ...(model ? { modelId: model } : {}) }),
       (rows) =>
         rows.map((row) => ({
           ...row.benchmark,

@@ -90,7 +90,12 @@ export class DatasetService {
   }
 
   async list(request: PageRequest): Promise<Page<DatasetView>> {
-    return page('datasets', request, (query) => datasets.list(this.#context.db.client, query), (rows) => rows.map(view));
+    return page(
+      'datasets',
+      request,
+      (query) => datasets.list(this.#context.db.client, query),
+      (rows) => rows.map(view),
+    );
   }
 
   async get(id: string): Promise<DatasetView> {
@@ -106,7 +111,11 @@ export class DatasetService {
       if (gone === null) throw new HalftoneError('not-found', `There is no data set ${id}.`);
       // Counted after the row is locked: whoever makes a job locks it too.
       const active = await jobs.countActive(tx, { datasetId: id });
-      if (active > 0) throw new HalftoneError('in-use', `${active} job${active === 1 ? '' : 's'} that use${active === 1 ? 's' : ''} the data set ${active === 1 ? 'has' : 'have'} not ended.`);
+      if (active > 0)
+        throw new HalftoneError(
+          'in-use',
+          `${active} job${active === 1 ? '' : 's'} that use${active === 1 ? 's' : ''} the data set ${active === 1 ? 'has' : 'have'} not ended.`,
+        );
       return gone;
     });
     await collect(this.#context, [hash]);

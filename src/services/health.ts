@@ -36,7 +36,12 @@ export class HealthService {
           return { name, ok: true, ms: Math.round(performance.now() - started) };
         } catch (error) {
           // The address of a part may stand in the message, its password never does: drivers leave it out.
-          return { name, ok: false, ms: Math.round(performance.now() - started), error: error instanceof Error ? error.message : String(error) };
+          return {
+            name,
+            ok: false,
+            ms: Math.round(performance.now() - started),
+            error: error instanceof Error ? error.message : String(error),
+          };
         } finally {
           clearTimeout(timer);
         }

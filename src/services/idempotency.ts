@@ -59,7 +59,9 @@ export class IdempotencyService {
     const { ownerId, key } = request;
     if (key === undefined) return { ...(await work(async () => undefined)), replayed: false };
     const { db } = this.#context;
-    const fingerprint = createHash('sha256').update(`${request.operation}\n${canonical(request.payload)}`).digest('hex');
+    const fingerprint = createHash('sha256')
+      .update(`${request.operation}\n${canonical(request.payload)}`)
+      .digest('hex');
     const { claimed, record } = await idempotency.claim(db.client, {
       ownerId,
       key,

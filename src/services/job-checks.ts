@@ -28,7 +28,8 @@ export function checkRecipe(recipe: Recipe, pointer: string, target: DeviceProfi
   if (recipe.method === 'float16') {
     if (!target.float16) throw at(`${pointer}/method`, 'profile-forbids', `The profile ${target.name} does not take float16.`);
     if (weights) throw at(`${pointer}/weights`, 'recipe-unsupported', 'A float16 recipe has no integer weights; leave `weights` out.');
-    if (activations) throw at(`${pointer}/activations`, 'recipe-unsupported', 'A float16 recipe has no integer activations; leave `activations` out.');
+    if (activations)
+      throw at(`${pointer}/activations`, 'recipe-unsupported', 'A float16 recipe has no integer activations; leave `activations` out.');
     if (recipe.format) throw at(`${pointer}/format`, 'recipe-unsupported', 'A float16 model has neither form; leave `format` out.');
     return;
   }
@@ -44,7 +45,11 @@ export function checkRecipe(recipe: Recipe, pointer: string, target: DeviceProfi
       throw at(`${pointer}/activations/type`, 'recipe-unsupported', 'The runtime quantizes to uint8 while a model runs; leave `type` out.');
     }
     if (activations?.symmetric === true) {
-      throw at(`${pointer}/activations/symmetric`, 'recipe-unsupported', 'The runtime quantizes asymmetrically while a model runs; leave `symmetric` out.');
+      throw at(
+        `${pointer}/activations/symmetric`,
+        'recipe-unsupported',
+        'The runtime quantizes asymmetrically while a model runs; leave `symmetric` out.',
+      );
     }
   }
   const named = (list: readonly string[]) => (list.length === 0 ? 'none' : list.join(', '));
@@ -55,7 +60,8 @@ export function checkRecipe(recipe: Recipe, pointer: string, target: DeviceProfi
       `The profile ${target.name} does not take ${weights.type} weights; it takes ${named(target.allowedWeightTypes)}.`,
     );
   }
-  if (target.allowedWeightTypes.length === 0) throw at(`${pointer}/method`, 'profile-forbids', `The profile ${target.name} takes no integer weights.`);
+  if (target.allowedWeightTypes.length === 0)
+    throw at(`${pointer}/method`, 'profile-forbids', `The profile ${target.name} takes no integer weights.`);
   if (weights?.granularity && !target.allowedGranularities.includes(weights.granularity)) {
     throw at(
       `${pointer}/weights/granularity`,
@@ -83,7 +89,11 @@ export function checkRecipe(recipe: Recipe, pointer: string, target: DeviceProfi
     }
   }
   if (recipe.method === 'dynamic' && !target.allowedActivationTypes.includes('uint8')) {
-    throw at(`${pointer}/method`, 'profile-forbids', `The profile ${target.name} does not take uint8 activations, which dynamic quantization gives.`);
+    throw at(
+      `${pointer}/method`,
+      'profile-forbids',
+      `The profile ${target.name} does not take uint8 activations, which dynamic quantization gives.`,
+    );
   }
   if (recipe.method === 'static' && target.allowedActivationTypes.length === 0) {
     throw at(`${pointer}/method`, 'profile-forbids', `The profile ${target.name} takes no integer activations; use dynamic or float16.`);
@@ -110,11 +120,20 @@ function runDims(dims: readonly (number | string)[], batch: number): number[] | 
  * Whether a metric can be taken of this output with these labels; the metric's own definition decides. Where the headers
  * leave the output's shape open, only the labels are looked at: the job will see the rest.
  */
-export function checkMetric(metric: Metric | null, inputs: ValueSignature[], outputs: ValueSignature[], data: DatasetDescription | null): void {
+export function checkMetric(
+  metric: Metric | null,
+  inputs: ValueSignature[],
+  outputs: ValueSignature[],
+  data: DatasetDescription | null,
+): void {
   if (metric === null) return;
   const output = metric.output === undefined ? outputs[0] : outputs.find(({ name }) => name === metric.output);
   if (output === undefined) {
-    throw at('/metric/output', 'output-unknown', `The model has no output '${metric.output}'; it has ${outputs.map(({ name }) => `'${name}'`).join(', ')}.`);
+    throw at(
+      '/metric/output',
+      'output-unknown',
+      `The model has no output '${metric.output}'; it has ${outputs.map(({ name }) => `'${name}'`).join(', ')}.`,
+    );
   }
   if (metric.blank !== undefined && metric.name !== 'ctc' && metric.name !== 'cer') {
     throw at('/metric/blank', 'metric-unsuitable', `${metric.name} has no blank class; it belongs to ctc and cer.`);

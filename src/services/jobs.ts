@@ -4,7 +4,19 @@ import { type JobStatus, type Metric, type MetricName, TERMINAL_STATUSES } from 
 import type { JobContext, JobView } from '../domain/job-view.ts';
 import type { DeviceProfile } from '../domain/profile.ts';
 import type { Recipe } from '../domain/recipe.ts';
-import { type DatasetRecord, datasets, events, type JobEventRecord, type JobRecord, jobs, models, profiles, results, type Tx, webhooks } from '../store/db/index.ts';
+import {
+  type DatasetRecord,
+  datasets,
+  events,
+  type JobEventRecord,
+  type JobRecord,
+  jobs,
+  models,
+  profiles,
+  results,
+  type Tx,
+  webhooks,
+} from '../store/db/index.ts';
 import { collect } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
 import { descriptionOf } from './datasets.ts';
@@ -87,7 +99,11 @@ export class JobService {
     recipes.forEach((recipe, index) => {
       checkRecipe(recipe, pointerOf(index), targets[0]!);
       if (recipe.method === 'static' && calibration === null) {
-        throw at('/calibration', 'calibration-missing', 'A static recipe learns its ranges from data; give `calibration`, a data set’s id.');
+        throw at(
+          '/calibration',
+          'calibration-missing',
+          'A static recipe learns its ranges from data; give `calibration`, a data set’s id.',
+        );
       }
     });
     const inputs = modelInputs(description);
@@ -251,7 +267,9 @@ export class JobService {
   async report(id: string): Promise<JobView & { context: JobContext }> {
     const row = await this.#row(id);
     if (!TERMINAL_STATUSES.includes(row.status)) {
-      throw new HalftoneError('conflict', `The job is ${row.status}; its report is there once it has ended.`, { headers: { 'retry-after': '5' } });
+      throw new HalftoneError('conflict', `The job is ${row.status}; its report is there once it has ended.`, {
+        headers: { 'retry-after': '5' },
+      });
     }
     const { client } = this.#context.db;
     const model = await models.get(client, row.modelId);

@@ -131,7 +131,12 @@ export class KeyService {
   }
 
   async list(request: PageRequest): Promise<Page<ApiKeyView>> {
-    return page('api-keys', request, (query) => keys.list(this.#context.db.client, query), (rows) => rows.map(view));
+    return page(
+      'api-keys',
+      request,
+      (query) => keys.list(this.#context.db.client, query),
+      (rows) => rows.map(view),
+    );
   }
 
   async get(id: string): Promise<ApiKeyView> {

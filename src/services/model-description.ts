@@ -22,7 +22,10 @@ export function checkExternalData(path: string, sizes: ReadonlyMap<string, numbe
     const { path: file, offset, length } = tensor.data;
     const size = sizes.get(file);
     if (size === undefined) {
-      throw new HalftoneError('external-data-missing', `Tensor '${tensor.name}' has its data in '${file}', which was not sent with the model.`);
+      throw new HalftoneError(
+        'external-data-missing',
+        `Tensor '${tensor.name}' has its data in '${file}', which was not sent with the model.`,
+      );
     }
     if (offset + length > size) {
       throw new HalftoneError(

@@ -178,7 +178,12 @@ export class ModelService {
   }
 
   async list(request: PageRequest): Promise<Page<ModelView>> {
-    return page('models', request, (query) => models.list(this.#context.db.client, query), (rows) => rows.map(view));
+    return page(
+      'models',
+      request,
+      (query) => models.list(this.#context.db.client, query),
+      (rows) => rows.map(view),
+    );
   }
 
   async get(id: string): Promise<ModelView> {

@@ -21,7 +21,12 @@ export class ProfileService {
   }
 
   async list(request: PageRequest): Promise<Page<ProfileView>> {
-    return page('device-profiles', request, (query) => profiles.list(this.#context.db.client, query), (rows) => rows.map(profileView));
+    return page(
+      'device-profiles',
+      request,
+      (query) => profiles.list(this.#context.db.client, query),
+      (rows) => rows.map(profileView),
+    );
   }
 
   /** By id or name. */

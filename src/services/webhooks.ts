@@ -115,7 +115,12 @@ export class WebhookService {
   }
 
   async listEndpoints(request: PageRequest): Promise<Page<WebhookEndpointView>> {
-    return page('webhook-endpoints', request, (query) => webhooks.listEndpoints(this.#context.db.client, query), (rows) => rows.map(endpointView));
+    return page(
+      'webhook-endpoints',
+      request,
+      (query) => webhooks.listEndpoints(this.#context.db.client, query),
+      (rows) => rows.map(endpointView),
+    );
   }
 
   async #endpoint(id: string): Promise<WebhookEndpointRecord> {
@@ -129,7 +134,8 @@ export class WebhookService {
   }
 
   async removeEndpoint(id: string): Promise<void> {
-    if (!(await webhooks.removeEndpoint(this.#context.db.client, id))) throw new HalftoneError('not-found', `There is no webhook endpoint ${id}.`);
+    if (!(await webhooks.removeEndpoint(this.#context.db.client, id)))
+      throw new HalftoneError('not-found', `There is no webhook endpoint ${id}.`);
   }
 
   /** A new secret; the one before signs beside it for another day. */
@@ -169,9 +175,11 @@ export class WebhookService {
     return this.#context.db.transaction(async (tx) => {
       const endpoint = await webhooks.getEndpoint(tx, endpointId);
       if (endpoint === null) throw new HalftoneError('not-found', `There is no webhook endpoint ${endpointId}.`);
-      if (endpoint.disabledAt !== null) throw new HalftoneError('conflict', `The endpoint is disabled: ${endpoint.disabledReason ?? 'no reason was kept'}`);
+      if (endpoint.disabledAt !== null)
+        throw new HalftoneError('conflict', `The endpoint is disabled: ${endpoint.disabledReason ?? 'no reason was kept'}`);
       const old = await webhooks.getDelivery(tx, deliveryId);
-      if (old === null || old.endpointId !== endpointId) throw new HalftoneError('not-found', `The endpoint has no delivery ${deliveryId}.`);
+      if (old === null || old.endpointId !== endpointId)
+        throw new HalftoneError('not-found', `The endpoint has no delivery ${deliveryId}.`);
       const made = deliveryView((await webhooks.replay(tx, deliveryId))!);
       await commit(tx, made);
       return made;
@@ -223,7 +231,18 @@ export class WebhookService {
       return true;
     });
     const result = !recorded ? 'nothing' : outcome.ok ? 'succeeded' : retryAfterMs === null ? 'failed' : 'retry';
-    log.info({ delivery: delivery.id, endpoint: endpoint.id, job: delivery.jobId, status: outcome.status, error: outcome.error, ms: outcome.ms, result }, 'webhook');
+    log.info(
+      {
+        delivery: delivery.id,
+        endpoint: endpoint.id,
+        job: delivery.jobId,
+        status: outcome.status,
+        error: outcome.error,
+        ms: outcome.ms,
+        result,
+      },
+      'webhook',
+    );
     return result;
   }
 

@@ -32,18 +32,36 @@ export function isPublicAddress(address: string): boolean {
   return parsed.range() === 'unicast';
 }
 
-/** Origins that the operator exempts, as `http://127.0.0.1:9000` or, for any port, `http://127.0.0.1:*`. */
+/**
+ * What the operator exempts: an origin (`http://127.0.0.1:9000`; `http://127.0.0.1:*` for any port), a host
+ * (`hooks.internal`, `127.0.0.1`), or a range of addresses (`10.0.0.0/8`). Hosts and ranges may be reached by http, too.
+ */
 export type WebhookAllowList = readonly string[];
 
-function isAllowed(protocol: string, hostname: string, port: string, allow: WebhookAllowList): boolean {
-  const effective = port || (protocol === 'https:' ? '443' : '80');
+const portOf = (protocol: string, port: string) => port || (protocol === 'https:' ? '443' : '80');
+
+/** Whether an entry of the list is a range that holds this address. */
+function inAllowedRange(address: string, allow: WebhookAllowList): boolean {
+  const bare = address.replace(/^\[|\]$/g, '');
+  if (isIP(bare) === 0 || bare.includes('%')) return false;
+  const parsed = ipaddr.process(bare);
   return allow.some((entry) => {
-    const anyPort = entry.endsWith(':*');
-    if (!URL.canParse(anyPort ? entry.slice(0, -2) : entry)) return false;
-    const url = new URL(anyPort ? entry.slice(0, -2) : entry);
-    const wanted = url.port || (url.protocol === 'https:' ? '443' : '80');
-    return url.protocol === protocol && url.hostname === hostname && (anyPort || wanted === effective);
+    if (!ipaddr.isValidCIDR(entry)) return false;
+    const range = ipaddr.parseCIDR(entry);
+    return range[0].kind() === parsed.kind() && parsed.match(range);
   });
+}
+
+function isAllowed(protocol: string, hostname: string, port: string, allow: WebhookAllowList): boolean {
+  const listed = allow.some((entry) => {
+    if (!entry.includes('://')) return entry.toLowerCase() === hostname.replace(/^\[|\]$/g, '');
+    const anyPort = entry.endsWith(':*');
+    const origin = anyPort ? entry.slice(0, -2) : entry;
+    if (!URL.canParse(origin)) return false;
+    const url = new URL(origin);
+    return url.protocol === protocol && url.hostname === hostname && (anyPort || portOf(url.protocol, url.port) === portOf(protocol, port));
+  });
+  return listed || inAllowedRange(hostname, allow);
 }
 
 /**
@@ -62,20 +80,22 @@ export function checkWebhookUrl(address: string, allow: WebhookAllowList): URL {
 }
 
 /** Resolves a name and refuses it when one of its addresses is not public: a name with one foot inside is not trusted with the other. */
-const guardedLookup: LookupFunction = (hostname, options, callback) => {
-  dnsLookup(hostname, { ...options, all: true, verbatim: true }, (error, addresses) => {
-    if (error) return callback(error, '', 0);
-    const inside = addresses.find(({ address }) => !isPublicAddress(address));
-    if (inside !== undefined || addresses.length === 0)
-      return callback(
-        new WebhookTargetError(`${hostname} resolves to ${inside?.address ?? 'nothing'}, which is not a public address.`),
-        '',
-        0,
-      );
-    if (options.all) return callback(null, addresses);
-    callback(null, addresses[0]!.address, addresses[0]!.family);
-  });
-};
+const guardedLookup =
+  (allow: WebhookAllowList): LookupFunction =>
+  (hostname, options, callback) => {
+    dnsLookup(hostname, { ...options, all: true, verbatim: true }, (error, addresses) => {
+      if (error) return callback(error, '', 0);
+      const inside = addresses.find(({ address }) => !isPublicAddress(address) && !inAllowedRange(address, allow));
+      if (inside !== undefined || addresses.length === 0)
+        return callback(
+          new WebhookTargetError(`${hostname} resolves to ${inside?.address ?? 'nothing'}, which is not a public address.`),
+          '',
+          0,
+        );
+      if (options.all) return callback(null, addresses);
+      callback(null, addresses[0]!.address, addresses[0]!.family);
+    });
+  };
 
 /**
  * A dispatcher that connects to public addresses only. undici calls `lookup` for names alone, so that literal addresses are
@@ -83,7 +103,7 @@ const guardedLookup: LookupFunction = (hostname, options, callback) => {
  */
 export function guardedAgent(allow: WebhookAllowList, connectTimeoutMs: number): Agent {
   const open = buildConnector({ timeout: connectTimeoutMs });
-  const guarded = buildConnector({ timeout: connectTimeoutMs, lookup: guardedLookup });
+  const guarded = buildConnector({ timeout: connectTimeoutMs, lookup: guardedLookup(allow) });
   return new Agent({
     pipelining: 0,
     keepAliveTimeout: 1,

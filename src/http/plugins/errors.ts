@@ -39,7 +39,12 @@ function linger(request: FastifyRequest, reply: FastifyReply): void {
 export function registerErrors(app: App): void {
   const routes: { pattern: RegExp; methods: Set<string> }[] = [];
   app.addHook('onRoute', (route) => {
-    const pattern = new RegExp(`^${route.url.replace(/[.+?^${}()|[\]\\]/g, '\\$&').replace(/:[^/]+/g, '[^/]+').replace(/\*/g, '.*')}$`);
+    const pattern = new RegExp(
+      `^${route.url
+        .replace(/[.+?^${}()|[\]\\]/g, '\\$&')
+        .replace(/:[^/]+/g, '[^/]+')
+        .replace(/\*/g, '.*')}$`,
+    );
     const known = routes.find((r) => r.pattern.source === pattern.source);
     const methods = Array.isArray(route.method) ? route.method : [route.method];
     if (known) for (const method of methods) known.methods.add(method);

@@ -7,7 +7,8 @@ export function registerLifetime(app: App): { closing: AbortSignal } {
   app.decorateRequest('gone', { getter: () => closing.signal });
   app.addHook('onRequest', async (request, reply) => {
     const gone = new AbortController();
-    const shutdown = () => gone.abort(new HalftoneError('service-unavailable', 'The service is shutting down.', { headers: { 'retry-after': '5' } }));
+    const shutdown = () =>
+      gone.abort(new HalftoneError('service-unavailable', 'The service is shutting down.', { headers: { 'retry-after': '5' } }));
     if (closing.signal.aborted) shutdown();
     closing.signal.addEventListener('abort', shutdown);
     reply.raw.once('close', () => {

@@ -33,7 +33,10 @@ export async function registerRateLimit(app: App, identify: Identify, options: R
       return who instanceof HalftoneError ? `address:${request.ip}` : `key:${who.id}`;
     },
     errorResponseBuilder: (_request, context) =>
-      new HalftoneError('rate-limited', `${context.max} requests in ${options.windowSeconds} s are allowed; try again in ${Math.ceil(context.ttl / 1000)} s.`),
+      new HalftoneError(
+        'rate-limited',
+        `${context.max} requests in ${options.windowSeconds} s are allowed; try again in ${Math.ceil(context.ttl / 1000)} s.`,
+      ),
   });
   app.addHook('onSend', async (_request, reply) => {
     const remaining = reply.getHeader('x-ratelimit-remaining');

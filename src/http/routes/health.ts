@@ -1,5 +1,5 @@
 import { Type } from 'typebox';
-import { component, ref } from '../schemas/common.ts';
+import { component, problemAnswer, ref } from '../schemas/common.ts';
 import type { App } from '../types.ts';
 import type { RouteDeps } from './deps.ts';
 
@@ -26,7 +26,7 @@ export async function healthRoutes(app: App, { services, metrics, stopping }: He
         tags: ['Service'],
         summary: 'Whether the process runs',
         security: [],
-        response: { 200: { description: 'It does.', content: { 'text/plain': { schema: Type.String() } } } },
+        response: { 200: { description: 'It does.', content: { 'text/plain': { schema: Type.String() } } }, 400: problemAnswer(400) },
       },
     },
     async (_request, reply) => reply.header('content-type', 'text/plain; charset=utf-8').serializer(String).send('ok'),
@@ -42,6 +42,7 @@ export async function healthRoutes(app: App, { services, metrics, stopping }: He
         security: [],
         response: {
           200: { description: 'They can.', content: { 'application/json': { schema: ref(Readiness) } } },
+          400: problemAnswer(400),
           503: { description: 'They cannot; `parts` says why.', content: { 'application/json': { schema: ref(Readiness) } } },
         },
       },
@@ -49,7 +50,10 @@ export async function healthRoutes(app: App, { services, metrics, stopping }: He
     async (_request, reply) => {
       const parts = await services.health.check();
       const status = stopping() ? 'stopping' : parts.every((part) => part.ok) ? 'ready' : 'unready';
-      return reply.code(status === 'ready' ? 200 : 503).header('cache-control', 'no-store').send({ status, parts });
+      return reply
+        .code(status === 'ready' ? 200 : 503)
+        .header('cache-control', 'no-store')
+        .send({ status, parts });
     },
   );
 
@@ -61,7 +65,10 @@ export async function healthRoutes(app: App, { services, metrics, stopping }: He
         tags: ['Service'],
         summary: 'Figures for Prometheus',
         security: [],
-        response: { 200: { description: 'In Prometheus’ text format.', content: { 'text/plain': { schema: Type.String() } } } },
+        response: {
+          200: { description: 'In Prometheus’ text format.', content: { 'text/plain': { schema: Type.String() } } },
+          400: problemAnswer(400),
+        },
       },
     },
     async (_request, reply) => {

@@ -105,11 +105,12 @@ const STATUS_WORDS: Record<number, string> = {
 /** The answers of a route: what goes well, and the problems it may meet beside those that any route may. */
 export function answers(success: Record<number, unknown>, problems: number[] = []): Record<number, unknown> {
   const all = new Set([401, 403, 429, 500, 503, ...problems]);
-  const described = Array.from(all, (status) => [
-    status,
-    { description: STATUS_WORDS[status] ?? 'A problem.', content: { 'application/problem+json': { schema: ref(Problem) } } },
-  ]);
-  return { ...success, ...Object.fromEntries(described) };
+  return { ...success, ...Object.fromEntries(Array.from(all, (status) => [status, problemAnswer(status)])) };
+}
+
+/** The problem that an answer of this status is. */
+export function problemAnswer(status: number) {
+  return { description: STATUS_WORDS[status] ?? 'A problem.', content: { 'application/problem+json': { schema: ref(Problem) } } };
 }
 
 /** A JSON answer with a description and, for the document, its headers. */

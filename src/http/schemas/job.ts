@@ -5,7 +5,14 @@ import { LIMITS } from '../../domain/limits.ts';
 import { bytes, component, dateTime, id, nullable, pageOf, ref, sha256 } from './common.ts';
 import { Metric, Recipe } from './recipe.ts';
 
-const ci95 = Type.Tuple([Type.Number(), Type.Number()], { description: '95% confidence interval.' });
+// OpenAPI’s linters know prefixItems, which TypeBox does not write, and refuse an array of items.
+const ci95 = Type.Unsafe<[number, number]>({
+  type: 'array',
+  items: { type: 'number' },
+  minItems: 2,
+  maxItems: 2,
+  description: '95% confidence interval.',
+});
 
 export const Evaluation = component(
   'Evaluation',
@@ -136,7 +143,9 @@ export const Report = component(
       id: id('job'),
       context: Type.Object(
         {
-          model: nullable(Type.Object({ id: id('model'), name: Type.String(), sha256: sha256('Of the model file.'), sizeBytes: bytes('All files.') })),
+          model: nullable(
+            Type.Object({ id: id('model'), name: Type.String(), sha256: sha256('Of the model file.'), sizeBytes: bytes('All files.') }),
+          ),
           calibration: nullable(Type.Object({ id: id('dataset'), name: Type.String(), samples: Type.Integer() })),
           evaluation: nullable(Type.Object({ id: id('dataset'), name: Type.String(), samples: Type.Integer() })),
           profiles: Type.Array(Type.Object({}, { additionalProperties: true })),
@@ -144,7 +153,10 @@ export const Report = component(
         { description: 'The model, data sets and profiles as the job saw them.' },
       ),
     },
-    { additionalProperties: true, description: 'The job’s every field, `context`, and what a reader would compute first: `verdict` and `summary`.' },
+    {
+      additionalProperties: true,
+      description: 'The job’s every field, `context`, and what a reader would compute first: `verdict` and `summary`.',
+    },
   ),
 );
 

@@ -21,7 +21,9 @@ export const NewApiKey = component(
   'NewApiKey',
   Type.Object({
     ...ApiKey.properties,
-    secret: nullable(Type.String({ description: 'The key itself: shown this once, kept nowhere. Null in a repeated answer (Idempotency-Key).' })),
+    secret: nullable(
+      Type.String({ description: 'The key itself: shown this once, kept nowhere. Null in a repeated answer (Idempotency-Key).' }),
+    ),
   }),
 );
 

@@ -31,7 +31,10 @@ const fields = {
   requireSymmetricActivations: Type.Boolean(),
   highestOpset: Type.Integer({ minimum: 7, maximum: 24 }),
   float16: Type.Boolean({ description: 'Whether float16 models are taken.' }),
-  workers: Type.Array(label, { maxItems: 16, description: 'Labels that a worker must carry (WORKER_LABELS) to measure it; empty = any worker.' }),
+  workers: Type.Array(label, {
+    maxItems: 16,
+    description: 'Labels that a worker must carry (WORKER_LABELS) to measure it; empty = any worker.',
+  }),
   shapes: Type.Record(Type.String({ maxLength: 65_536 }), Type.Integer({ minimum: 1, maximum: 1_000_000_000 }), {
     description: 'Sizes of free dimensions, where there is no data to take them from.',
   }),

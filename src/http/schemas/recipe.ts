@@ -55,7 +55,9 @@ export const Metric = component(
   Type.Object(
     {
       name: Type.Enum(METRICS),
-      output: Type.Optional(Type.String({ minLength: 1, maxLength: 65_536, description: 'The output that is judged; the first by default.' })),
+      output: Type.Optional(
+        Type.String({ minLength: 1, maxLength: 65_536, description: 'The output that is judged; the first by default.' }),
+      ),
       blank: Type.Optional(Type.Integer({ minimum: 0, description: 'CTC’s blank class; 0 by default.' })),
     },
     { additionalProperties: false },

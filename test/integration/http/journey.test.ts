@@ -40,7 +40,11 @@ describe('from upload to job', () => {
   it('takes a data set', async () => {
     const answer = await api.call('POST', '/v1/datasets?name=data', { body: data, headers: octets });
     expect(answer.status).toBe(201);
-    expect(answer.body).toMatchObject({ samples: 12, labels: 'class', arrays: [{ name: 'image', dtype: 'float32', shape: [12, 3, 24, 24] }] });
+    expect(answer.body).toMatchObject({
+      samples: 12,
+      labels: 'class',
+      arrays: [{ name: 'image', dtype: 'float32', shape: [12, 3, 24, 24] }],
+    });
     dataId = answer.body.id;
   });
 

@@ -7,7 +7,11 @@ import { ApiKey, ApiKeyPage, CreateApiKey, NewApiKey } from '../../schemas/key.t
 import type { App } from '../../types.ts';
 import type { RouteDeps } from '../deps.ts';
 
-const made = (key: NewApiKeyView): Answer => ({ status: 201, header: { location: `/v1/api-keys/${key.id}`, 'cache-control': 'no-store' }, body: key });
+const made = (key: NewApiKeyView): Answer => ({
+  status: 201,
+  header: { location: `/v1/api-keys/${key.id}`, 'cache-control': 'no-store' },
+  body: key,
+});
 
 export async function apiKeyRoutes(app: App, { services }: RouteDeps): Promise<void> {
   app.post(

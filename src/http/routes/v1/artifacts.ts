@@ -49,7 +49,10 @@ const contentAnswers = answers(
   {
     200: binary('All bytes.'),
     206: binary('The range asked for.'),
-    302: { description: 'The bytes are in the object store: a URL that is good for some minutes.', headers: { Location: { type: 'string', description: 'Where.' } } },
+    302: {
+      description: 'The bytes are in the object store: a URL that is good for some minutes.',
+      headers: { Location: { type: 'string', description: 'Where.' } },
+    },
     304: { description: 'The client has them.' },
   },
   [404, 412, 416],

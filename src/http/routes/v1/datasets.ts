@@ -2,8 +2,8 @@ import { Type } from 'typebox';
 import type { DatasetView } from '../../../services/datasets.ts';
 import type { Answer } from '../../../services/idempotency.ts';
 import { answerOnce } from '../../idempotent.ts';
-import { Dataset, DatasetPage } from '../../schemas/dataset.ts';
 import { answers, IdempotencyHeader, IdParams, json, name, Page, ref } from '../../schemas/common.ts';
+import { Dataset, DatasetPage } from '../../schemas/dataset.ts';
 import type { App } from '../../types.ts';
 import { promisedBytes, refuseTooLarge, watched } from '../../upload.ts';
 import type { RouteDeps } from '../deps.ts';
@@ -51,7 +51,9 @@ export async function datasetRoutes(app: App, { services, uploads, maxDatasetByt
         });
         try {
           return await answerOnce(services, request, reply, received.sha256, async (remember) => {
-            const { dataset, created } = await services.datasets.accept(received, datasetName, (tx, shown, isNew) => remember(tx, made(shown, isNew)));
+            const { dataset, created } = await services.datasets.accept(received, datasetName, (tx, shown, isNew) =>
+              remember(tx, made(shown, isNew)),
+            );
             return made(dataset, created);
           });
         } finally {

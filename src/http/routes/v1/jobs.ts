@@ -69,7 +69,11 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         summary: 'List jobs, newest first',
         security: [{ apiKey: [] }],
         querystring: Type.Object(
-          { ...Page, status: Type.Optional(Type.Enum(JOB_STATUSES)), model: Type.Optional(Type.String({ maxLength: 200, description: 'mdl_…' })) },
+          {
+            ...Page,
+            status: Type.Optional(Type.Enum(JOB_STATUSES)),
+            model: Type.Optional(Type.String({ maxLength: 200, description: 'mdl_…' })),
+          },
           { additionalProperties: false },
         ),
         response: answers({ 200: json('A page of jobs.', ref(JobPage)) }, [422]),
@@ -103,7 +107,10 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
     },
     async (request, reply) => {
       const wait = preferredWait(request.headers.prefer);
-      const job = wait > 0 ? await services.jobs.waitForEnd(request.params.id, wait * 1000, request.gone) : await services.jobs.get(request.params.id);
+      const job =
+        wait > 0
+          ? await services.jobs.waitForEnd(request.params.id, wait * 1000, request.gone)
+          : await services.jobs.get(request.params.id);
       if (wait > 0) reply.header('preference-applied', `wait=${wait}`);
       if (!TERMINAL_STATUSES.includes(job.status)) reply.header('retry-after', ASK_AGAIN_SECONDS);
       return job;
@@ -224,7 +231,10 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         reply
           .header('content-type', 'text/html; charset=utf-8')
           // Names in it come from users' files: should one slip through the escaping, it may run nothing and call nobody.
-          .header('content-security-policy', "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+          .header(
+            'content-security-policy',
+            "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+          )
           .serializer((page: unknown) => String(page))
           .send(renderReportHtml(report))
       );

@@ -60,7 +60,9 @@ export async function modelRoutes(app: App, { services, uploads, maxModelBytes }
         const received = await services.models.receive(uploadedFiles(request, uploads), request.gone);
         try {
           return await answerOnce(services, request, reply, received.contentSha256, async (remember) => {
-            const { model, created } = await services.models.accept(received, modelName, (tx, shown, isNew) => remember(tx, made(shown, isNew)));
+            const { model, created } = await services.models.accept(received, modelName, (tx, shown, isNew) =>
+              remember(tx, made(shown, isNew)),
+            );
             return made(model, created);
           });
         } finally {

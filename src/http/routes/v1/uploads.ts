@@ -4,8 +4,8 @@ import type { FastifyRequest } from 'fastify';
 import { HalftoneError } from '../../../domain/errors.ts';
 import { LIMITS } from '../../../domain/limits.ts';
 import type { UploadedFile } from '../../../services/models.ts';
-import { promisedBytes, type UploadLimits, watched } from '../../upload.ts';
 import type { App } from '../../types.ts';
+import { promisedBytes, type UploadLimits, watched } from '../../upload.ts';
 
 /** Types of bodies that are taken as they are. */
 const RAW_TYPES = ['application/octet-stream', 'application/zip', 'application/x-npz', 'application/onnx'];
@@ -73,7 +73,8 @@ async function* partBody(part: MultipartFile, limits: UploadLimits): AsyncGenera
 function multipartError(error: unknown): unknown {
   if (error instanceof HalftoneError) return error;
   const message = error instanceof Error ? error.message : String(error);
-  if (/unexpected end|premature/i.test(message)) return new HalftoneError('upload-incomplete', 'The multipart body broke off.', { cause: error });
+  if (/unexpected end|premature/i.test(message))
+    return new HalftoneError('upload-incomplete', 'The multipart body broke off.', { cause: error });
   if (/boundary|multipart|malformed/i.test(message)) return new HalftoneError('malformed-body', message, { cause: error });
   return error;
 }

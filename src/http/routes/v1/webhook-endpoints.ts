@@ -4,7 +4,14 @@ import type { DeliveryView, WebhookEndpointWithSecret } from '../../../services/
 import { answerOnce } from '../../idempotent.ts';
 import { principalOf } from '../../plugins/auth.ts';
 import { answers, IdempotencyHeader, IdParams, json, Page, ref } from '../../schemas/common.ts';
-import { CreateWebhookEndpoint, Delivery, DeliveryPage, WebhookEndpoint, WebhookEndpointPage, WebhookEndpointSecret } from '../../schemas/webhook.ts';
+import {
+  CreateWebhookEndpoint,
+  Delivery,
+  DeliveryPage,
+  WebhookEndpoint,
+  WebhookEndpointPage,
+  WebhookEndpointSecret,
+} from '../../schemas/webhook.ts';
 import type { App } from '../../types.ts';
 import type { RouteDeps } from '../deps.ts';
 
@@ -19,7 +26,10 @@ export async function webhookRoutes(app: App, { services }: RouteDeps): Promise<
   app.post(
     '/v1/webhook-endpoints',
     {
-      config: { scope: 'write', documentedBody: { required: true, content: { 'application/json': { schema: ref(CreateWebhookEndpoint) } } } },
+      config: {
+        scope: 'write',
+        documentedBody: { required: true, content: { 'application/json': { schema: ref(CreateWebhookEndpoint) } } },
+      },
       schema: {
         operationId: 'createWebhookEndpoint',
         tags: ['Webhooks'],

@@ -27,7 +27,7 @@ export interface Api {
 }
 export interface CallInit {
   json?: unknown;
-  body?: BodyInit | ReadableStream;
+  body?: Uint8Array | string | FormData | ReadableStream;
   headers?: Record<string, string>;
   key?: string | null;
 }
@@ -90,7 +90,7 @@ export async function startApi(options: Partial<AppOptions> & { webhookAllow?: s
         method,
         headers,
         redirect: 'manual',
-        ...(body === undefined ? {} : { body: body as BodyInit, duplex: 'half' }),
+        ...(body === undefined ? {} : { body, duplex: 'half' }),
       } as RequestInit);
       const text = await response.text();
       const type = response.headers.get('content-type') ?? '';
@@ -122,7 +122,7 @@ function contract(app: App): (method: string, path: string, status: number, type
   const patterns = Object.entries(document.paths).map(([pattern, item]) => ({
     pattern,
     item,
-    regexp: new RegExp(`^${pattern.replace(/\{\*\}/g, '.+').replace(/\{[^}]+\}/g, '[^/]+')}$`),
+    regexp: new RegExp(`^${pattern.replace('{name}', '.+').replace(/\{[^}]+\}/g, '[^/]+')}$`),
   }));
   return (method, path, status, type, body) => {
     const route = patterns.find(({ regexp, item }) => regexp.test(path) && item[method.toLowerCase()]);
@@ -138,7 +138,9 @@ function contract(app: App): (method: string, path: string, status: number, type
       validators.set(key, validator);
     }
     if (!validator.Check(body)) {
-      throw new Error(`${key} does not fit its schema: ${JSON.stringify(validator.Errors(body).slice(0, 3))}\n${JSON.stringify(body).slice(0, 1000)}`);
+      throw new Error(
+        `${key} does not fit its schema: ${JSON.stringify(validator.Errors(body).slice(0, 3))}\n${JSON.stringify(body).slice(0, 1000)}`,
+      );
     }
   };
 }
