@@ -59,13 +59,6 @@ const oneOf =
 export const SETTINGS = {
   port: setting('PORT', '8080', 'Port of the API; 0 takes a free one.', () => 8080, count(0, 65_535)),
   host: setting('HOST', '0.0.0.0', 'Address that the API listens on.', () => '0.0.0.0', text),
-  publicUrl: setting<string | null>(
-    'PUBLIC_URL',
-    '',
-    'The API’s address as clients reach it, where it differs from the request’s Host.',
-    () => null,
-    (value) => url('http:', 'https:')(value).replace(/\/+$/, ''),
-  ),
   dataDir: setting(
     'DATA_DIR',
     './data',
@@ -139,6 +132,13 @@ export const SETTINGS = {
       return labels;
     },
   ),
+  jobLeaseSeconds: setting(
+    'JOB_LEASE_SECONDS',
+    '20',
+    'A worker that has not been heard of for so long is lost, and its jobs go to others.',
+    () => 20,
+    count(3, 3600),
+  ),
   jobDeadlineSeconds: setting(
     'JOB_DEADLINE_SECONDS',
     '14400',
@@ -170,11 +170,18 @@ export const SETTINGS = {
   webhookAllow: setting<string[]>(
     'WEBHOOK_ALLOW',
     '',
-    'Hosts and CIDRs that webhooks may go to although they are not public or not https, comma-separated; for tests.',
+    'Origins that webhooks may go to although they are not public or not https, comma-separated, as `http://127.0.0.1:9000` or, for any port, `http://127.0.0.1:*`; for tests.',
     () => [],
     list,
   ),
   rateLimit: setting('RATE_LIMIT', '600', 'Requests a minute that a key may make; 0 = no limit.', () => 600, count(0, 1_000_000)),
+  trustProxy: setting(
+    'TRUST_PROXY',
+    'no',
+    'yes where a proxy in front of the API may say whose request it is (X-Forwarded-For).',
+    () => false,
+    (value) => oneOf('yes', 'no')(value) === 'yes',
+  ),
   logLevel: setting(
     'LOG_LEVEL',
     'info',
@@ -220,6 +227,12 @@ export function readConfig(environment: Record<string, string | undefined> = pro
   config.workerLabels = Object.freeze(config.workerLabels) as string[];
   config.webhookAllow = Object.freeze(config.webhookAllow) as string[];
   return Object.freeze(config);
+}
+
+/** All that a job's process sees of the environment: what programs need to run, and no secret. */
+const PASSED_ON = ['PATH', 'HOME', 'LANG', 'LC_ALL', 'LC_CTYPE', 'TZ', 'LD_LIBRARY_PATH'];
+export function childEnvironment(environment: Record<string, string | undefined> = process.env): Record<string, string> {
+  return Object.fromEntries(PASSED_ON.flatMap((name) => (environment[name] === undefined ? [] : [[name, environment[name]]])));
 }
 
 /** The machine's memory, or the container's where that is less. */

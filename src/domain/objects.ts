@@ -59,7 +59,7 @@ export interface ObjectStore {
   /** Removes an object; nothing happens where there is none. Go through `collect` of store/publish.ts. */
   delete(sha256: string): Promise<void>;
   list(): AsyncIterable<ObjectInfo>;
-  /** Removes what was staged more than `olderThanMs` ago and never finished. Returns how many. */
+  /** Removes what was staged more than `olderThanMs` ago, or by a process known to be dead, and never finished. Returns how many. */
   abortStale(olderThanMs: number): Promise<number>;
   /** Throws where the store cannot be reached or written to. */
   ping(): Promise<void>;

@@ -25,6 +25,6 @@ export interface Reconcilable {
   requeueLost(): Promise<string[]>;
   /** What has been waiting for longer than `seconds` without anyone taking it: the queue may have lost it. */
   forgotten(seconds: number): Promise<QueueMessage[]>;
-  /** Removes bytes that no row points at, stale uploads, and answers kept long enough. */
-  sweep(): Promise<Record<string, number>>;
+  /** Removes bytes that no row points at, stale uploads, and answers kept long enough. `afterStart`: young bytes too, as a crash may have left them. */
+  sweep(afterStart: boolean): Promise<Record<string, number>>;
 }

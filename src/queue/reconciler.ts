@@ -5,7 +5,7 @@ import { kindOf } from './catalogue.ts';
 export interface ReconcilerOptions {
   /** Between two looks at the leases. */
   everyMs?: number;
-  /** Between two sweeps through all objects; the first comes after one such time, too. */
+  /** Between two sweeps through all objects; the first comes at the start. */
   sweepEveryMs?: number;
   /** What has waited for longer is put into the queue again. */
   forgottenSeconds?: number;
@@ -22,7 +22,7 @@ export function startReconciler(source: Reconcilable, broker: Broker, options: R
   let stopped = false;
   let running: Promise<void> | null = null;
   let lastLook = 0;
-  let lastSweep = Date.now();
+  let lastSweep = 0;
 
   const step = async (what: string, work: () => Promise<void>) => {
     if (stopped) return;
@@ -43,9 +43,10 @@ export function startReconciler(source: Reconcilable, broker: Broker, options: R
       await step('look for forgotten work', requeueForgotten);
     }
     if (Date.now() - lastSweep < sweepEveryMs) return;
+    const afterStart = lastSweep === 0;
     lastSweep = Date.now();
     await step('sweep', async () => {
-      const removed = await source.sweep();
+      const removed = await source.sweep(afterStart);
       if (Object.values(removed).some((count) => count > 0)) log.info(removed, 'what nothing points at was removed');
     });
   };

@@ -32,8 +32,9 @@ export function createReconcilable({ db, objects }: { db: Database; objects: Obj
         ...deliveries.map((deliveryId): QueueMessage => ({ kind: 'deliver-webhook', payload: { deliveryId } })),
       ];
     },
-    async sweep() {
-      const removed = await sweep({ db, objects }, { minAgeMs: YOUNG_OBJECT_MS, staleMs: STALE_UPLOAD_MS });
+    async sweep(afterStart) {
+      const minAgeMs = afterStart ? 0 : YOUNG_OBJECT_MS;
+      const removed = await sweep({ db, objects }, { minAgeMs, staleMs: STALE_UPLOAD_MS });
       return { ...removed, idempotencyKeys: await idempotency.removeExpired(db.client) };
     },
   };

@@ -9,17 +9,15 @@ import { type Database, datasets, events, type JobRecord, jobs, lifecycle, model
 import { tarSha256, tarSize } from './objects/index.ts';
 import { publish } from './publish.ts';
 
-/** A worker renews its leases every few seconds; one that has not for so long is lost. */
-export const LEASE_SECONDS = 20;
-
 /** Thrown to roll a transaction back whose job turned out to be someone else's. */
 class Lost extends Error {}
 
-export function createExecution({ db, objects }: { db: Database; objects: ObjectStore }): Execution {
+/** `leaseSeconds`: a worker renews its leases several times in that; one that has not is lost. */
+export function createExecution({ db, objects }: { db: Database; objects: ObjectStore }, leaseSeconds: number): Execution {
   return {
     async claim(jobId, owner) {
       return db.transaction(async (tx) => {
-        if (!(await lifecycle.claim(tx, jobId, owner, LEASE_SECONDS))) return null;
+        if (!(await lifecycle.claim(tx, jobId, owner, leaseSeconds))) return null;
         try {
           return await describe(tx, (await jobs.get(tx, jobId))!);
         } catch (error) {
@@ -30,7 +28,7 @@ export function createExecution({ db, objects }: { db: Database; objects: Object
       });
     },
 
-    renew: (jobId, owner) => lifecycle.renew(db.client, jobId, owner, LEASE_SECONDS),
+    renew: (jobId, owner) => lifecycle.renew(db.client, jobId, owner, leaseSeconds),
 
     report: (jobId, owner, at, news) =>
       db.transaction(async (tx) => {

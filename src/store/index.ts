@@ -3,6 +3,7 @@ export { createOutboxSource, createReconcilable } from './backlog.ts';
 export { type EmbeddedPostgres, startEmbedded } from './db/embedded.ts';
 export * from './db/index.ts';
 export { migrate } from './db/migrate.ts';
-export { createExecution, LEASE_SECONDS } from './execution.ts';
+export { createExecution } from './execution.ts';
 export * from './objects/index.ts';
 export { collect, publish, sweep } from './publish.ts';
+export { openScratch, type Scratch } from './scratch.ts';

@@ -9,6 +9,7 @@ import * as events from './events.ts';
 import type { Prisma } from './generated/client.ts';
 import * as lifecycle from './lifecycle.ts';
 import * as outbox from './outbox.ts';
+import { labelsOf } from './profiles.ts';
 import type { JobRecord, PageQuery } from './records.ts';
 
 const record = (row: Prisma.JobGetPayload<object>): JobRecord => {
@@ -38,11 +39,6 @@ export interface NewJob {
   deviceProfiles: DeviceProfile[];
   webhookEndpointId: string | null;
   apiKeyId: string | null;
-}
-
-/** The labels of a profile as one string: sorted, without doubles, joined with `,`; '' = any worker. */
-export function labelsOf(profile: DeviceProfile): string {
-  return [...new Set(profile.workers)].sort().join(',');
 }
 
 /** Makes a queued job, its first event and its outbox message. Lock model and data sets first (`lockLiving`). */
@@ -119,6 +115,12 @@ export async function removeEnded(tx: Tx, id: string): Promise<string[] | null> 
   return files.map((file) => file.sha256);
 }
 
+/** What waits, by queue: messages in the outbox count beside it. For the metrics. */
+export async function countWaiting(tx: Tx): Promise<Record<string, number>> {
+  const quantize = await tx.job.count({ where: { status: 'queued' } });
+  const deliver = await tx.webhookDelivery.count({ where: { status: 'pending' } });
+  return { quantize, 'deliver-webhook': deliver, outbox: await tx.outbox.count() };
+}
 /** Jobs by status, for the metrics. */
 export async function countByStatus(tx: Tx): Promise<Record<JobStatus, number>> {
   const rows = await tx.job.groupBy({ by: ['status'], _count: true });

@@ -5,6 +5,11 @@ import { json, type Tx } from './client.ts';
 import type { Prisma } from './generated/client.ts';
 import type { PageQuery, ProfileRecord } from './records.ts';
 
+/** The labels of a profile as one string: sorted, without doubles, joined with `,`; '' = any worker. */
+export function labelsOf(profile: DeviceProfile): string {
+  return [...new Set(profile.workers)].sort().join(',');
+}
+
 const record = (row: Prisma.DeviceProfileGetPayload<object>): ProfileRecord => ({
   ...(row.spec as unknown as Omit<DeviceProfile, 'id' | 'name' | 'builtIn'>),
   id: row.id,
@@ -20,10 +25,11 @@ export async function create(tx: Tx, profile: Omit<DeviceProfile, 'id' | 'builtI
   const { count } = await tx.deviceProfile.createMany({ data: [{ id, name, spec: json(spec) }], skipDuplicates: true });
   return count === 1 ? get(tx, id) : null;
 }
-/** Writes a built-in profile as it is on this machine now; keeps its id. */
+/** Writes a built-in profile as it is on this machine now; keeps its id. Without a machine, one that is there is left as it is. */
 export async function ensureBuiltIn(tx: Tx, profile: Omit<DeviceProfile, 'id' | 'builtIn'>): Promise<ProfileRecord> {
   const { name, ...spec } = profile;
   await tx.deviceProfile.createMany({ data: [{ id: newId('profile'), name, builtIn: true, spec: json(spec) }], skipDuplicates: true });
+  if (!profile.machine) return (await findByName(tx, name))!;
   return record(await tx.deviceProfile.update({ where: { name }, data: { spec: json(spec), builtIn: true } }));
 }
 export async function get(tx: Tx, id: string): Promise<ProfileRecord | null> {
@@ -37,6 +43,11 @@ export async function findByName(tx: Tx, name: string): Promise<ProfileRecord | 
 /** By id or name. */
 export async function resolve(tx: Tx, idOrName: string): Promise<ProfileRecord | null> {
   return (await get(tx, idOrName)) ?? findByName(tx, idOrName);
+}
+/** The different sets of labels that profiles ask of a worker, each sorted and joined with `,`. */
+export async function labelSets(tx: Tx): Promise<string[]> {
+  const rows = await tx.deviceProfile.findMany({ select: { spec: true } });
+  return [...new Set(rows.map((row) => labelsOf(row.spec as unknown as DeviceProfile)))];
 }
 export async function list(tx: Tx, page: PageQuery): Promise<ProfileRecord[]> {
   const where = page.before ? { id: { lt: page.before } } : {};

@@ -9,11 +9,13 @@ import path from 'node:path';
 import type { Readable } from 'node:stream';
 import { HalftoneError } from '../../domain/errors.ts';
 import type { ByteRange, ObjectInfo, ObjectStore, StagedObject, StageOptions } from '../../domain/objects.ts';
+import { formatMark, markOf, parseMark, stateOf } from '../process.ts';
 import { checkSha256, Meter, missing } from './hashing.ts';
 
 export async function openDiskStore(root: string): Promise<ObjectStore> {
   const base = path.resolve(root);
   const staging = path.join(base, 'staging');
+  const ours = formatMark(markOf()!);
   await fs.mkdir(staging, { recursive: true });
   const place = (sha256: string) => {
     checkSha256(sha256);
@@ -44,7 +46,7 @@ export async function openDiskStore(root: string): Promise<ObjectStore> {
     kind: 'disk',
 
     async stage(source, options: StageOptions = {}): Promise<StagedObject> {
-      const file = path.join(staging, randomBytes(16).toString('hex'));
+      const file = path.join(staging, `${ours}.${randomBytes(12).toString('hex')}`);
       const meter = new Meter(options);
       let sha256: string;
       try {
@@ -106,7 +108,11 @@ export async function openDiskStore(root: string): Promise<ObjectStore> {
       for (const name of await fs.readdir(staging)) {
         const file = path.join(staging, name);
         const stat = await fs.stat(file).catch(absent);
-        if (!stat || stat.mtimeMs > Date.now() - olderThanMs) continue;
+        if (!stat) continue;
+        // A dead process finishes nothing, however young its file is.
+        const mark = parseMark(name);
+        const abandoned = mark !== null && stateOf(mark) === 'dead';
+        if (!abandoned && stat.mtimeMs > Date.now() - olderThanMs) continue;
         await fs.rm(file, { force: true });
         count++;
       }
