@@ -1,12 +1,15 @@
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { attrInt, floatScalar, intAttr, makeNode, type NamePool } from '../../onnx/graph.ts';
 import { DataType, type Graph, type Node, type Tensor } from '../../onnx/model.ts';
-import { floatData, floatTensor, makeTensor } from '../../onnx/tensor.ts';
+import { elementCount, floatData, floatTensor, makeTensor } from '../../onnx/tensor.ts';
 import { along, roundWeight, weightScales } from '../transform/weights.ts';
+import { balancedRound } from './balanced-rounding.ts';
 import { eachScope, type Scope, usesIn } from './scope.ts';
 
 /** Smaller tensors aren't worth two nodes. */
 const LEAST_ELEMENTS = 1024;
+/** Weights of fewer elements a channel stay float32: depthwise kernels are the most sensitive weights of a network and the least part of its file. */
+const LEAST_PER_CHANNEL = 32;
 
 /** Which input of an operator is a weight, and along which axis its channels lie: a weight seen as [channels, rest] or along one axis. */
 export function weightAxis(node: Node, input: number, dims: number[]): number | null {
@@ -45,11 +48,12 @@ export function storableWeights(graph: Graph, names: NamePool): StoredWeight[] {
   eachScope(graph, names, (scope) => {
     for (const tensor of scope.view.graph.initializers.values()) {
       if (tensor.dataType !== DataType.FLOAT || tensor.dims.length < 2) continue;
-      if (tensor.dims.reduce((a, b) => a * b, 1) < LEAST_ELEMENTS) continue;
+      if (elementCount(tensor.dims) < LEAST_ELEMENTS) continue;
       if (scope.constant(tensor.name)?.holder !== scope) continue;
       const uses = usesIn(scope, tensor.name);
       const axes = uses.map(({ node, input }) => (node ? weightAxis(node, input, tensor.dims) : null));
       if (axes.length === 0 || axes.includes(null)) continue;
+      if (elementCount(tensor.dims) / tensor.dims[axes[0]!]! < LEAST_PER_CHANNEL) continue;
       found.push({ scope, tensor, axis: axes[0]!, users: uses.map(({ node }) => node!) });
     }
   });
@@ -59,7 +63,8 @@ export function storableWeights(graph: Graph, names: NamePool): StoredWeight[] {
 /**
  * A weight as int8 and its scales, which the runtime turns back into float32 when it loads the model: W = Cast(W_q) · s.
  * Full float speed at a quarter of the file (runtime.md, rule 10); a DequantizeLinear in that place would run each time.
- * The value keeps its name, so no user of it changes. Symmetric, whatever the recipe says: a zero point would cost one more node.
+ * The value keeps its name, so no user of it changes. Convolutions' weights are rounded so that their
+ * errors cancel (balanced-rounding.ts). Symmetric, whatever the recipe says: a zero point would cost one more node.
  * Returns the bytes saved, 0 with nothing done where there are none.
  */
 export function storeAsInt8(weight: StoredWeight, recipe: ResolvedRecipe): number {
@@ -71,16 +76,19 @@ export function storeAsInt8(weight: StoredWeight, recipe: ResolvedRecipe): numbe
   const saved = 3 * source.length - 4 * length - 300;
   if (saved < source.length) return 0;
   const grid = weightScales(source, tensor.dims, channelAxis, { ...recipe.weights, type: 'int8', symmetric: true });
-  const quantized = roundWeight(source, tensor.dims, channelAxis, 'int8', grid);
+  const isConv = channelAxis === 0 && weight.users.every((user) => user.opType === 'Conv');
+  const data = isConv
+    ? balancedRound(source, tensor.dims[0]!, elementCount(tensor.dims.slice(2)), grid.scales)
+    : roundWeight(source, tensor.dims, channelAxis, 'int8', grid).data;
   view.graph.initializers.delete(tensor.name);
-  const codes = view.addInitializer(makeTensor(view.freshName(`${tensor.name}/int8`), DataType.INT8, tensor.dims, quantized.data));
+  const codes = view.addInitializer(makeTensor(view.freshName(`${tensor.name}/int8`), DataType.INT8, tensor.dims, data));
   const scale = view.freshName(`${tensor.name}/scale`);
   view.addInitializer(
     channelAxis === null
-      ? floatScalar(scale, quantized.scales[0]!)
+      ? floatScalar(scale, grid.scales[0]!)
       : floatTensor(
           scale,
-          quantized.scales,
+          grid.scales,
           tensor.dims.map((dim, i) => (i === channelAxis ? dim : 1)),
         ),
   );

@@ -86,6 +86,8 @@ export function computeInFloat16(
       if (output === '' || !isFloat(output)) return;
       if (!view.isOutput(output)) {
         halves.set(output, output);
+        // What the file states of it (float32) would be a type error now.
+        copy.graph.valueInfo.delete(output);
         return;
       }
       const name = view.freshName(`${output}/float16`);

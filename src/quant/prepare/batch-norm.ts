@@ -13,6 +13,7 @@ import { addBiasToMatMul } from './scale-shift.ts';
  */
 export const foldBatchNorm: Pass = {
   name: 'fold-batch-norm',
+  report: (count) => `${count} batch norms folded into the weights before them`,
   run(rewriter, context) {
     let folded = 0;
     for (const norm of rewriter.nodes()) {

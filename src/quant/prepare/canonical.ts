@@ -21,6 +21,7 @@ const UNBOUNDED = 3e38;
  */
 export const canonicalForms: Pass = {
   name: 'canonical-forms',
+  report: (count) => `${count} operators rewritten to the form that has an integer kernel`,
   run(rewriter, context) {
     let changed = 0;
     for (const node of rewriter.nodes()) {

@@ -11,6 +11,7 @@ import type { Pass } from './pass.ts';
  */
 export const constantsToInitializers: Pass = {
   name: 'constants-to-initializers',
+  report: () => null,
   run(rewriter, context) {
     const { graph, model } = rewriter;
     const listed = graph.inputs.filter((input) => graph.initializers.has(input.name)).length;

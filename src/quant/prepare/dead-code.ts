@@ -7,6 +7,7 @@ import type { Pass } from './pass.ts';
  */
 export const removeDead: Pass = {
   name: 'remove-dead',
+  report: () => null,
   run(rewriter) {
     const before = rewriter.graph.nodes.length + rewriter.graph.initializers.size;
     rewriter.removeDead();

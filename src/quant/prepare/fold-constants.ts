@@ -51,6 +51,7 @@ const TYPES: Partial<Record<ElementType, DataType>> = {
  */
 export const foldConstants: Pass = {
   name: 'fold-constants',
+  report: (count) => `${count} values that depend on constants alone computed in advance`,
   async run(rewriter, context) {
     let foldable = constantNodes(rewriter);
     if (foldable.size === 0) return 0;

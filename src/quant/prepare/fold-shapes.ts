@@ -17,6 +17,7 @@ const INTEGERS = new Set<DataType>([DataType.INT64, DataType.INT32, DataType.BOO
  */
 export const foldShapes: Pass = {
   name: 'fold-shapes',
+  report: (count) => `${count} steps of shape arithmetic computed in advance`,
   run(rewriter, context) {
     const values = context.values();
     const types = context.types();

@@ -14,6 +14,7 @@ import { removeDead } from './dead-code.ts';
 import { equalize } from './equalize.ts';
 import { foldConstants } from './fold-constants.ts';
 import { foldShapes } from './fold-shapes.ts';
+import { inlineIf } from './inline-if.ts';
 import { removeNoOps } from './no-ops.ts';
 import { ensureSound, type Pass, signature } from './pass.ts';
 import { Rewriter } from './rewriter.ts';
@@ -34,6 +35,7 @@ const REPEATED: Pass[] = [
   removeNoOps,
   foldShapes,
   foldConstants,
+  inlineIf,
   removeDead,
   canonicalForms,
   mergeTransposes,
@@ -74,8 +76,10 @@ export async function prepare(model: Model, options: PrepareOptions): Promise<Pr
   const original = new Set(named.graph.nodes.map((node) => node.name));
   let copy = (named.opsets.get('') ?? OPSET) < OPSET ? upgradeOpset(named, OPSET) : named;
   const origin = new Map<string, string>();
-  const counts = new Map<string, number>();
+  const counts = new Map<Pass, number>();
   const notes: string[] = [];
+  const opset = named.opsets.get('') ?? OPSET;
+  if (opset < OPSET) notes.push(`opset ${opset} upgraded to ${OPSET}`);
 
   const apply = async (pass: Pass): Promise<number> => {
     const rewriter = new Rewriter(copy, origin);
@@ -95,7 +99,7 @@ export async function prepare(model: Model, options: PrepareOptions): Promise<Pr
     if (changes > 0) {
       rewriter.commit();
       ensureSound(copy, pass.name);
-      counts.set(pass.name, (counts.get(pass.name) ?? 0) + changes);
+      counts.set(pass, (counts.get(pass) ?? 0) + changes);
     }
     return changes;
   };
@@ -114,7 +118,10 @@ export async function prepare(model: Model, options: PrepareOptions): Promise<Pr
   ensureNodeNames(copy);
   if (signature(copy, inputs) !== before) throw new Error('prepare changed the model’s inputs or outputs');
   for (const node of copy.graph.nodes) if (!origin.has(node.name) && original.has(node.name)) origin.set(node.name, node.name);
-  for (const [name, count] of counts) notes.push(`${name}: ${count}`);
+  for (const [pass, count] of counts) {
+    const line = pass.report(count);
+    if (line) notes.push(line);
+  }
   return { model: copy, notes, origin };
 }
 

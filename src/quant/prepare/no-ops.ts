@@ -17,6 +17,7 @@ import type { Rewriter } from './rewriter.ts';
  */
 export const removeNoOps: Pass = {
   name: 'remove-no-ops',
+  report: (count) => `${count} operators without effect removed`,
   run(rewriter, context) {
     let removed = 0;
     for (const node of rewriter.nodes()) {

@@ -1,5 +1,5 @@
 import type { Runner } from '../../domain/runner.ts';
-import { captures } from '../../onnx/graph.ts';
+import { captures, sparseInitializerNames } from '../../onnx/graph.ts';
 import type { Model, TensorType } from '../../onnx/model.ts';
 import type { Value } from '../../onnx/shape-values.ts';
 import type { Rewriter } from './rewriter.ts';
@@ -17,6 +17,8 @@ export interface PassContext {
 /** One rewrite of the graph. Its doc comment numbers its rules; `run` returns how many times one of them applied. */
 export interface Pass {
   name: string;
+  /** The report's line for so many rewrites; null where a user has no use for it. */
+  report(count: number): string | null;
   run(rewriter: Rewriter, context: PassContext): number | Promise<number>;
 }
 
@@ -35,7 +37,11 @@ export function signature(model: Model, inputs: string[]): string {
  * 3. node names are unique and not empty.
  */
 export function ensureSound(model: Model, pass: string): void {
-  const known = new Set<string>([...model.graph.inputs.map((input) => input.name), ...model.graph.initializers.keys()]);
+  const known = new Set<string>([
+    ...model.graph.inputs.map((input) => input.name),
+    ...model.graph.initializers.keys(),
+    ...sparseInitializerNames(model.graph),
+  ]);
   const names = new Set<string>();
   const fail = (what: string): never => {
     throw new Error(`pass ${pass} left the graph broken: ${what}`);

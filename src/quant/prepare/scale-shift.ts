@@ -2,7 +2,7 @@ import { attrInts, attrString } from '../../onnx/graph.ts';
 import { DataType, type Node } from '../../onnx/model.ts';
 import { makeTensor } from '../../onnx/tensor.ts';
 import { type Affine, affineOf, foldInputAffine, foldOutputAffine, type Linear, linearOf } from './linear.ts';
-import type { Pass } from './pass.ts';
+import type { Pass, PassContext } from './pass.ts';
 import type { Rewriter } from './rewriter.ts';
 
 /**
@@ -15,6 +15,7 @@ import type { Rewriter } from './rewriter.ts';
  */
 export const foldScaleAfter: Pass = {
   name: 'fold-scale-after',
+  report: (count) => `${count} multiplications and additions by constants folded into the layer before them`,
   run(rewriter) {
     let folded = 0;
     for (const layer of rewriter.nodes()) {
@@ -47,13 +48,14 @@ export const foldScaleAfter: Pass = {
  */
 export const foldScaleBefore: Pass = {
   name: 'fold-scale-before',
-  run(rewriter) {
+  report: (count) => `${count} multiplications and additions by constants folded into the layer after them`,
+  run(rewriter, context) {
     let folded = 0;
     for (const layer of rewriter.nodes()) {
       if (layer.opType !== 'Conv') continue;
       for (;;) {
         const linear = linearOf(rewriter, layer);
-        if (!linear || !foldOneBefore(rewriter, linear)) break;
+        if (!linear || !foldOneBefore(rewriter, linear, context)) break;
         folded++;
       }
     }
@@ -61,7 +63,7 @@ export const foldScaleBefore: Pass = {
   },
 };
 
-function foldOneBefore(rewriter: Rewriter, linear: Linear): boolean {
+function foldOneBefore(rewriter: Rewriter, linear: Linear, context: PassContext): boolean {
   const layer = linear.node;
   const layout = { rank: linear.rank!, channelAxis: 1, channels: linear.inputs };
   const step = (value: string, user: Node): { node: Node; data: string; affine: Affine } | null => {
@@ -69,6 +71,9 @@ function foldOneBefore(rewriter: Rewriter, linear: Linear): boolean {
     if (!node || rewriter.onlyUser(value) !== user) return null;
     for (const data of new Set(node.inputs.slice(0, node.opType === 'BatchNormalization' ? 1 : 2))) {
       if (data === '' || rewriter.constant(data)) continue;
+      // A constant may be what gives the value its channels: then there is nothing to fold into.
+      const shape = context.types().get(data)?.shape;
+      if (node.opType !== 'BatchNormalization' && (shape?.length !== layout.rank || shape[1] !== layout.channels)) continue;
       const affine = affineOf(rewriter, node, data, layout);
       if (affine) return { node, data, affine };
     }

@@ -10,6 +10,7 @@ import type { Pass } from './pass.ts';
  */
 export const mergeTransposes: Pass = {
   name: 'merge-transposes',
+  report: (count) => `${count} pairs of Transposes merged`,
   run(rewriter) {
     let merged = 0;
     for (const second of rewriter.nodes()) {
