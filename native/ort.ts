@@ -77,13 +77,14 @@ interface NativeOrt {
 }
 const native = addon as unknown as NativeOrt;
 
-/** Turns the addon's rejection into an OrtError that knows who called. */
-async function told<T>(work: Promise<T>): Promise<T> {
+/** Turns the addon's rejection into an OrtError that knows who called; `folder` is taken out of its words, which users may see. */
+async function told<T>(work: Promise<T>, folder = ''): Promise<T> {
   try {
     return await work;
   } catch (error) {
     const { message, ortMessage } = error as { message: string; ortMessage?: string };
-    throw new OrtError(message, ortMessage, error);
+    const plain = (text: string) => (folder.length < 2 ? text : text.replaceAll(folder, ''));
+    throw new OrtError(plain(message), ortMessage === undefined ? undefined : plain(ortMessage), error);
   }
 }
 
@@ -153,6 +154,7 @@ export class OrtSession {
         profilePrefix: options.profilePrefix,
         optimizedModelPath: options.optimizedModelPath,
       }),
+      typeof model === 'string' ? model.slice(0, model.lastIndexOf('/') + 1) : '',
     );
     return new OrtSession(session);
   }

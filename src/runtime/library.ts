@@ -17,13 +17,17 @@ export interface Library {
   version: string;
 }
 
+let loaded: Library | undefined;
+
 /**
- * Loads ONNX Runtime (once a process) and returns where it lies and its version. `path` names another build of the same version,
- * as the setting ONNXRUNTIME_LIBRARY does: a copy that is masked to run the kernels of a lesser processor; the default is the one
- * inside onnxruntime-node. Throws when there is none for this platform, or when its version is not the package's: what the engine
- * knows about the runtime (facts.ts) holds for that version.
+ * Loads ONNX Runtime, once a process, and returns where it lies and its version. `path` names another build of the same version,
+ * as the setting ONNXRUNTIME_LIBRARY does: a copy that is masked to run the kernels of a lesser processor. Without it this is the
+ * library that the process has loaded already, or else the one inside onnxruntime-node. Throws when there is none for this
+ * platform, when another one is loaded already, or when its version is not the package's: what the engine knows about the runtime
+ * (facts.ts) holds for that version.
  */
 export function loadLibrary(path?: string): Library {
+  if (loaded !== undefined && (path === undefined || path === loaded.path)) return loaded;
   const { folder, version } = installedPackage();
   const file = FILES[process.platform];
   const chosen = path ?? (file === undefined ? undefined : join(folder, 'bin', 'napi-v6', process.platform, process.arch, file));
@@ -31,5 +35,6 @@ export function loadLibrary(path?: string): Library {
     throw new Error(`There is no ONNX Runtime for ${process.platform}/${process.arch}${chosen === undefined ? '' : ` at ${chosen}`}.`);
   const found = ortVersion(chosen);
   if (found !== version) throw new Error(`ONNX Runtime at ${chosen} is version ${found}, but onnxruntime-node is ${version}.`);
-  return { path: chosen, version };
+  loaded = { path: chosen, version };
+  return loaded;
 }

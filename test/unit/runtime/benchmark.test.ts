@@ -59,10 +59,10 @@ it('finds a model as fast as itself and a third of it three times as fast', { ti
   // 95% and not 100%: the interval is widened by the half percent that two sessions of one file may differ by.
   expect(same!.speedup.ci95[0]).toBeLessThan(1.02);
   expect(same!.speedup.ci95[1]).toBeGreaterThan(0.98);
-  expect(same!.speedup.value).toBeGreaterThan(0.9);
-  expect(same!.speedup.value).toBeLessThan(1.1);
-  expect(third!.speedup.value).toBeGreaterThan(2);
-  expect(third!.speedup.value).toBeLessThan(4.5);
+  expect(same!.speedup.value).toBeGreaterThan(0.75);
+  expect(same!.speedup.value).toBeLessThan(1.33);
+  expect(third!.speedup.value).toBeGreaterThan(1.8);
+  expect(third!.speedup.value).toBeLessThan(5);
   expect(third!.latencyMs.p50 * third!.speedup.value).toBeGreaterThan(float.min * 0.5);
   for (const { p50, p90, p99, mean, min, samples } of [float, same!.latencyMs, third!.latencyMs]) {
     expect(min).toBeGreaterThan(0);

@@ -12,6 +12,7 @@ import { probeSaturation } from '../../../src/runtime/saturation.ts';
 const root = join(dirname(fileURLToPath(import.meta.url)), '..', '..', '..');
 const built = join(root, 'dist', 'src', 'runtime');
 const linux = process.platform === 'linux';
+const compiler = 'g++';
 const has = (tool: string) => spawnSync('sh', ['-c', `command -v ${tool}`]).status === 0;
 /** What `source` writes in a process of its own, with the built modules `runner`, `machine`, `library`, `saturation` imported. */
 const inNode = (source: string, prefix: string[] = [], env: NodeJS.ProcessEnv = process.env) => {
@@ -69,7 +70,7 @@ describe('probeSaturation', () => {
     linux &&
     process.arch === 'x64' &&
     existsSync(join(shared, 'mask.py')) &&
-    ['objdump', 'g++', 'python3'].every(has) &&
+    ['objdump', compiler, 'python3'].every(has) &&
     existsSync(join(built, 'saturation.js'));
   it.skipIf(!can)(
     'is true on the kernels of a processor without VNNI (needs ../shared/processors, objdump, g++)',
@@ -83,7 +84,7 @@ describe('probeSaturation', () => {
       if (!existsSync(masked)) {
         const making = mkdtempSync(join(cache, 'making-'));
         execFileSync('python3', [join(shared, 'mask.py'), library.path, join(making, 'lib')]);
-        execFileSync('g++', ['-O2', '-shared', '-fPIC', '-DPRELOAD', join(shared, 'maskcpu.cpp'), '-o', join(making, 'maskcpu.so')]);
+        execFileSync(compiler, ['-O2', '-shared', '-fPIC', '-DPRELOAD', join(shared, 'maskcpu.cpp'), '-o', join(making, 'maskcpu.so')]);
         renameSync(join(making, 'maskcpu.so'), join(cache, 'maskcpu.so'));
         renameSync(join(making, 'lib'), masked);
       }
