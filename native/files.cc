@@ -34,7 +34,7 @@ struct FileDescriptor {
   }
 };
 
-/** (path, offset, length or −1 for the rest) → Uint8Array. */
+/** (path, offset, length or −1 for the rest, the longest array that JavaScript can have) → Uint8Array. */
 Napi::Value MapFile(const Napi::CallbackInfo& info) {
   Napi::Env env = info.Env();
   const std::string path = info[0].As<Napi::String>();
@@ -51,6 +51,8 @@ Napi::Value MapFile(const Napi::CallbackInfo& info) {
   if (offset > size || length < 0 || length > size - offset)
     throw Napi::RangeError::New(env, "mapFile: bytes " + std::to_string(offset) + " to " + std::to_string(offset + length) +
                                          " are outside '" + path + "', which has " + std::to_string(size));
+  if (length > info[3].As<Napi::Number>().Int64Value())
+    throw Napi::RangeError::New(env, "mapFile: " + std::to_string(length) + " bytes of '" + path + "' are more than one array can hold; map it in parts");
   if (length == 0) return Napi::Uint8Array::New(env, 0);
 
   const int64_t page = sysconf(_SC_PAGESIZE);

@@ -16,7 +16,7 @@ namespace {
 // --------------------------------------------------------------------------------------------------------------------- Gram
 
 constexpr size_t kRows = 128;  // rows of a block: two panels of 128 × 8 doubles are half of a first-level cache
-constexpr size_t kPanel = 8;
+[[maybe_unused]] constexpr size_t kPanel = 8;
 
 /**
  * h[i, j] += Σ_r x[r, i]·x[r, j] for j ≥ i, r in order, in double. A product of two float32 is exact in double, so a fused
@@ -111,7 +111,7 @@ class Gram {
  private:
   size_t k_;
   std::vector<double> storage_;
-  double* panels_ = nullptr;
+  [[maybe_unused]] double* panels_ = nullptr;
 };
 
 /** One patch in the order of ONNX's weights (input channel of the group, kernel row, kernel column); padding is 0. */
@@ -352,16 +352,21 @@ Napi::Value ConvPatches(const Napi::CallbackInfo& info) {
   });
 }
 
-/** (w, hessian, scales, k, dampening, min, max, out) */
+/** (w, hessians, scales, k, dampening, min, max, out): as many Hessians as there are groups of rows. */
 Napi::Value GptqRoundAsync(const Napi::CallbackInfo& info) {
   const float* w = info[0].As<Napi::Float32Array>().Data();
-  const double* hessian = info[1].As<Napi::Float64Array>().Data();
+  auto hessians = info[1].As<Napi::Float64Array>();
+  const double* hessian = hessians.Data();
   auto scales = info[2].As<Napi::Float32Array>();
   const float* perRow = scales.Data();
-  const size_t outputs = scales.ElementLength(), k = info[3].As<Napi::Number>().Int64Value();
+  const size_t k = info[3].As<Napi::Number>().Int64Value();
+  const size_t groups = hessians.ElementLength() / (k * k), outputs = scales.ElementLength() / groups;
   const RoundOptions options{info[4].As<Napi::Number>().DoubleValue(), info[5].As<Napi::Number>().Int32Value(), info[6].As<Napi::Number>().Int32Value()};
   int8_t* out = info[7].As<Napi::Int8Array>().Data();
-  return KernelWorker::Queue(info.Env(), {info[0], info[1], info[2], info[7]}, [=] { GptqRound(w, hessian, perRow, outputs, k, options, out); });
+  return KernelWorker::Queue(info.Env(), {info[0], info[1], info[2], info[7]}, [=] {
+    for (size_t g = 0; g < groups; g++)
+      GptqRound(w + g * outputs * k, hessian + g * k * k, perRow + g * outputs, outputs, k, options, out + g * outputs * k);
+  });
 }
 
 }  // namespace

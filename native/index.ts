@@ -26,7 +26,7 @@ const native = addon as unknown as {
   simdName(): 'avx2' | 'neon' | 'scalar';
   setSimd(level: string): boolean;
   cpuFeatures(): string[];
-  mapFile(path: string, offset: number, length: number): Uint8Array;
+  mapFile(path: string, offset: number, length: number, longest: number): Uint8Array;
   tryLock(fd: number, mode: string): boolean;
   quantizeLinear(...args: QuantizeArguments): Promise<void>;
   quantizeLinearSync(...args: QuantizeArguments): void;
@@ -97,7 +97,8 @@ export function cpuFeatures(): string[] {
 
 /**
  * Maps `length` bytes of a file from `offset` (any, default 0; default the rest) into memory, read-only, without reading them.
- * The mapping is released when the array (and every view of its buffer) is collected. At most 4 GB a view on Node 20.
+ * The mapping is released when the array (and every view of its buffer) is collected. One array holds at most
+ * `buffer.constants.MAX_LENGTH` bytes (4 GB on Node 20); a longer file is mapped in parts.
  *
  * Writing to it kills the process (SIGSEGV), and so does reading a page that another process has cut off the file meanwhile
  * (SIGBUS): map only files that nobody truncates, such as stored objects and a job's own working copies.
@@ -108,7 +109,7 @@ export function mapFile(path: string, offset = 0, length?: number): Uint8Array {
   if (typeof path !== 'string' || path.includes('\0')) throw new TypeError('path must be a string without NUL');
   requireInteger(offset, 0, Number.MAX_SAFE_INTEGER, 'offset');
   if (length !== undefined) requireInteger(length, 0, constants.MAX_LENGTH, 'length');
-  return native.mapFile(path, offset, length ?? -1);
+  return native.mapFile(path, offset, length ?? -1, constants.MAX_LENGTH);
 }
 
 /**
@@ -385,7 +386,8 @@ function checkConv(x: Float32Array, geometry: ConvGeometry) {
 /**
  * GPTQ (Frantar et al. 2023): rounds `w` [O, K] column by column to codes with w ≈ code · scales[row], each column's error made up
  * for in those still to come by what `hessian` [K, K] (a `gram`) says of their inputs. No reordering, zero point 0. Columns that
- * no sample excited are rounded to nearest. K³/6 + O·K²/2 multiply-adds.
+ * no sample excited are rounded to nearest. `hessian` may be several, [G, K, K] as `convGram` gives them: then each serves O/G
+ * rows in turn. G·K³/6 + O·K²/2 multiply-adds.
  * @throws RangeError on shapes, scales that are not positive, an empty code range; Error when the Hessian has no Cholesky factor
  * even with its mean diagonal added.
  */
@@ -401,7 +403,9 @@ export async function gptqRound(
   const { dampening = 0.01, min = -127, max = 127 } = options;
   const k = w.length / scales.length;
   requireInteger(k, 1, 2 ** 20, 'the columns of w (its length ÷ rows)');
-  requireLength(hessian, k * k, 'hessian');
+  const groups = hessian.length / (k * k);
+  if (!Number.isInteger(groups) || groups < 1 || scales.length % groups !== 0)
+    throw new RangeError(`hessian has ${hessian.length} elements: not one ${k} × ${k} matrix a group of the ${scales.length} rows`);
   for (const scale of scales) if (!(scale > 0) || !Number.isFinite(scale)) throw new RangeError(`a scale is ${scale}`);
   if (!(dampening >= 0 && dampening <= 1)) throw new RangeError(`dampening must be from 0 to 1, not ${dampening}`);
   requireInteger(min, -128, 127, 'min');

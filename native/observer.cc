@@ -351,7 +351,7 @@ class Tables {
     pending_ = 0;
   }
   ObserverState& state_;
-  Simd simd_;
+  [[maybe_unused]] Simd simd_;
   size_t bins_, stride_;
   uint32_t* tables_;
   uint64_t pending_ = 0;

@@ -20,7 +20,7 @@ struct ObserverConfig {
 
 /**
  * Statistics of one value over all runs. NaN and infinities are counted and otherwise left out: min, max, sums, histogram
- * and channels are those of the finite values. Memory is constant: bins × 8 bytes + channels × 32 bytes.
+ * and channels are those of the finite values. Memory is constant: 8 bytes a bin and 24 a channel.
  *
  * The histogram lies on an absolute grid: width is a power of two and lo a multiple of it, so merging pairs of bins is exact
  * and the result depends on the values only, not on the order in which runs came: the width is the least power of two for

@@ -374,6 +374,16 @@ export function convGram(x: Float32Array, geometry: ConvGeometry, positions: Int
 export function gptqRound(w: Float32Array, hessian: Float64Array, scales: Float32Array, options: GptqOptions = {}): Int8Array {
   const { dampening = 0.01, min = -127, max = 127 } = options;
   const k = w.length / scales.length;
+  const groups = hessian.length / (k * k);
+  if (groups > 1) {
+    const rows = scales.length / groups;
+    const codes = new Int8Array(w.length);
+    for (let g = 0; g < groups; g++) {
+      const [weights, matrix] = [w.subarray(g * rows * k, (g + 1) * rows * k), hessian.subarray(g * k * k, (g + 1) * k * k)];
+      codes.set(gptqRound(weights, matrix, scales.subarray(g * rows, (g + 1) * rows), options), g * rows * k);
+    }
+    return codes;
+  }
   let mean = 0;
   for (let i = 0; i < k; i++) mean += hessian[i * k + i]! / k;
   const damped = Array.from({ length: k }, (_, i) =>

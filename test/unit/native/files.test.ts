@@ -1,6 +1,7 @@
+import { constants } from 'node:buffer';
 import { execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
-import { closeSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdtempSync, openSync, readFileSync, rmSync, writeFileSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
@@ -48,11 +49,18 @@ describe('mapFile', () => {
     expect(() => mapFile(join(folder, 'none'))).toThrow(expect.objectContaining({ code: 'ENOENT', syscall: 'open' }));
   });
 
+  it('says that a file is longer than an array can be', () => {
+    const sparse = join(folder, 'sparse');
+    const fd = openSync(sparse, 'w');
+    ftruncateSync(fd, constants.MAX_LENGTH + 10_000);
+    writeSync(fd, 'end', constants.MAX_LENGTH + 9000);
+    closeSync(fd);
+    expect(() => mapFile(sparse)).toThrow('map it in parts');
+    expect(Buffer.from(mapFile(sparse, constants.MAX_LENGTH + 9000, 3)).toString()).toBe('end');
+    expect(mapFile(sparse, 1, 2 ** 31)[2 ** 31 - 1]).toBe(0);
+  });
+
   it.skipIf(process.platform !== 'linux')('gives mappings back when they are collected', async () => {
-    const script = `
-      import { mapFile } from ${JSON.stringify(new URL('../../../native/build/Release/halftone.node', import.meta.url).pathname)};
-    `;
-    expect(script).toContain('halftone.node');
     // In a process of its own, for a collection must be forced; the addon itself is loaded, as TypeScript would need a build.
     const out = execFileSync(
       process.execPath,
@@ -64,7 +72,7 @@ describe('mapFile', () => {
          const maps = () => readFileSync('/proc/self/maps', 'utf8').split('\\n').filter((line) => line.endsWith(${JSON.stringify(path)})).length;
          (async () => {
            let sum = 0;
-           for (let i = 0; i < 100; i++) sum += mapFile(${JSON.stringify(path)}, i, 100)[0];
+           for (let i = 0; i < 100; i++) sum += mapFile(${JSON.stringify(path)}, i, 100, 2 ** 32)[0];
            const before = maps();
            for (let i = 0; i < 20 && maps() > 0; i++) { gc(); await new Promise((resolve) => setTimeout(resolve, 10)); }
            console.log(JSON.stringify({ before, after: maps(), sum }));

@@ -194,6 +194,26 @@ describe('gptqRound', () => {
     }
   });
 
+  it('takes one Hessian a group, as convGram gives them', async () => {
+    const geometry: ConvGeometry = { kind: 'conv', inputShape: [3, 9, 9], weightShape: [6, 1, 3, 3], group: 3, pads: [1, 1, 1, 1] };
+    const normal = normals(11);
+    const hessian = new Float64Array(3 * 81);
+    const positions = new Int32Array(81).map((_, i) => i);
+    for (let sample = 0; sample < 4; sample++)
+      await convGram(
+        new Float32Array(243).map(() => normal() + 1),
+        geometry,
+        positions,
+        hessian,
+      );
+    const w = new Float32Array(54).map(() => normal());
+    const scales = new Float32Array(6).fill(0.3);
+    const codes = await gptqRound(w, hessian, scales);
+    expect(codes).toEqual(reference.gptqRound(w, hessian, scales));
+    expect(codes.subarray(18, 36)).toEqual(await gptqRound(w.slice(18, 36), hessian.slice(81, 162), scales.slice(2, 4)));
+    await expect(gptqRound(w, new Float64Array(4 * 81), scales)).rejects.toThrow('hessian has 324 elements');
+  });
+
   it('rounds columns that nothing excites to nearest, and everything when there was no input at all', async () => {
     const { x, w, scales } = layer(4, 12, 50, 3);
     for (let i = 0; i < x.length; i++) if (i % 12 === 5) x[i] = 0;

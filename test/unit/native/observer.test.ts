@@ -110,6 +110,68 @@ describe('Observer', () => {
         for (const other of results.slice(1)) expect(other).toStrictEqual(results[0]);
       }
   });
+
+  it('comes to the same histogram in whatever order the runs arrive', async () => {
+    await fc.assert(
+      fc.asyncProperty(fc.array(run(3, 5), { minLength: 2, maxLength: 6 }), async (runs) => {
+        const [forwards, backwards] = [
+          await observed({ bins: 64 }, runs, levels[0]),
+          await observed({ bins: 64 }, runs.toReversed(), levels[0]),
+        ];
+        expect(backwards.histogram).toEqual(forwards.histogram);
+        expect([backwards.min, backwards.max, backwards.count]).toEqual([forwards.min, forwards.max, forwards.count]);
+      }),
+      { numRuns: 60 },
+    );
+  });
+
+  it('adds runs in the order of the calls, also when nobody waits for one before the next', async () => {
+    const chunks = Array.from({ length: 20 }, (_, i) => new Float32Array(1000 + i).fill(0.1 * (i + 1)));
+    const [one, other] = [new Observer({ bins: 16 }), new Observer({ bins: 16 })];
+    await Promise.all(chunks.map((x) => one.observe(x, [x.length])));
+    for (const x of chunks) await other.observe(x, [x.length]);
+    expect(one.result()).toStrictEqual(other.result());
+  });
+
+  it('refuses runs that do not fit and stays as it was', async () => {
+    const observer = new Observer({ bins: 16, channelAxis: 1 });
+    await observer.observe(new Float32Array(6).fill(1), [2, 3]);
+    const before = observer.result();
+    await expect(observer.observe(new Float32Array(6), [2, 4])).rejects.toThrow('the dims give 8 elements, the data has 6');
+    await expect(observer.observe(new Float32Array(6), [3, 2])).rejects.toThrow('2 channels, the first run had 3');
+    await expect(observer.observe(new Float32Array(6), [6])).rejects.toThrow('channel axis 1 is outside a tensor of rank 1');
+    await expect(observer.observe(new Float32Array(6), [-2, -3])).rejects.toThrow(RangeError);
+    await expect(observer.observe([1] as unknown as Float32Array, [1])).rejects.toThrow(TypeError);
+    const failure = await observer.observe(new Float32Array(6), [6]).catch((error: Error) => error);
+    expect((failure as Error).stack).toContain('observer.test.ts');
+    expect(observer.result()).toStrictEqual(before);
+    await observer.observe(new Float32Array(0), [0, 3]);
+    await observer.observe(new Float32Array(3).fill(2), [1, 3]);
+    expect(observer.result().count).toBe(9);
+    for (const bins of [-1, 8, 100, 2 ** 17, 16.5]) expect(() => new Observer({ bins })).toThrow(RangeError);
+    expect(() => new Observer({ bins: 16, histogramStride: 0 })).toThrow(RangeError);
+    expect(() => new Observer({ bins: 16, channelAxis: 0.5 })).toThrow(RangeError);
+  });
+
+  it('has no histogram and infinite extremes while nothing finite was seen', async () => {
+    const observer = new Observer({ bins: 16 });
+    expect(observer.result()).toMatchObject({
+      count: 0,
+      min: Number.POSITIVE_INFINITY,
+      max: Number.NEGATIVE_INFINITY,
+      histogram: null,
+      channels: null,
+    });
+    await observer.observe(Float32Array.of(Number.NaN, Number.POSITIVE_INFINITY), [2]);
+    expect(observer.result()).toMatchObject({
+      count: 2,
+      nans: 1,
+      infs: 1,
+      min: Number.POSITIVE_INFINITY,
+      meanMin: Number.NaN,
+      histogram: null,
+    });
+  });
 });
 
 describe('range', () => {

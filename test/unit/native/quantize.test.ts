@@ -86,7 +86,7 @@ describe('quantizeLinear', () => {
           expect(sync).toEqual(expected);
         }
       }),
-      { numRuns: 150 },
+      { numRuns: 80 },
     );
   });
 
