@@ -4,7 +4,7 @@ import { createRequire } from 'node:module';
 import { dirname, join } from 'node:path';
 import { ortVersion } from '../../native/index.ts';
 
-const FILES: Partial<Record<NodeJS.Platform, string>> = { linux: 'libonnxruntime.so.1', darwin: 'libonnxruntime.dylib' };
+const FILES: Partial<Record<NodeJS.Platform, string>> = { linux: 'libonnxruntime.so.1', darwin: 'libonnxruntime.1.dylib' };
 
 /** The package's folder and version; its library lies in it and is loaded without the package's own binding. */
 function installedPackage(): { folder: string; version: string } {
