@@ -36,19 +36,28 @@ export function addErrors(errors: Map<string, OutputError>, reference: Record<st
   }
 }
 
-/** Noise ÷ power, meant over the outputs: one output of large values does not hide another. 0 = exact. */
-export function relativeNoise(errors: ReadonlyMap<string, OutputError>): number {
-  if (!errors.size) return 0;
-  let sum = 0;
-  for (const { power, noise } of errors.values()) sum += noise === 0 ? 0 : noise / Math.max(power, 1e-30);
-  return sum / errors.size;
+/** How much less the outputs beside the compared one count: they are often sparse maps whose own SQNR says little. */
+const SECONDARY = 0.1;
+
+/**
+ * Noise ÷ power of the compared output, or a tenth of another output's where that is worse: no output is given up for the
+ * one that is compared. 0 = exact. `primary` null: the first.
+ */
+export function relativeNoise(errors: ReadonlyMap<string, OutputError>, primary: string | null = null): number {
+  let worst = 0;
+  const first = primary ?? errors.keys().next().value;
+  for (const [name, { power, noise }] of errors) {
+    const relative = noise === 0 ? 0 : noise / Math.max(power, 1e-30);
+    worst = Math.max(worst, name === first ? relative : SECONDARY * relative);
+  }
+  return worst;
 }
 
 export const decibels = (noise: number): number => (noise > 0 ? Math.min(60, -10 * Math.log10(noise)) : 60);
 
 /** A model's outputs for each run, with the float model's beside them. */
-export async function noiseOf(session: Session, runs: Record<string, TensorValue>[], reference: Record<string, TensorValue>[]): Promise<number> {
+export async function noiseOf(session: Session, runs: Record<string, TensorValue>[], reference: Record<string, TensorValue>[], primary: string | null): Promise<number> {
   const errors = new Map<string, OutputError>();
   for (const [i, feeds] of runs.entries()) addErrors(errors, reference[i]!, await session.run(feeds, Object.keys(reference[i]!)));
-  return relativeNoise(errors);
+  return relativeNoise(errors, primary);
 }

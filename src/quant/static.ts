@@ -33,6 +33,8 @@ export interface StaticContext {
   workDir: string;
   /** SQNR in dB that the variant must reach on held-back samples, below which layers go back to float. */
   targetDb: number;
+  /** The output that is compared; null = the first. */
+  primaryOutput: string | null;
   /** Measured layer costs from an earlier job, and where new ones go. */
   cachedCosts: (recipeKey: string) => LayerCosts | undefined;
   storeCosts: (recipeKey: string, costs: LayerCosts) => void;
@@ -57,6 +59,8 @@ export interface StaticBasis {
 }
 
 const HELD_BACK = 8;
+/** Samples for one layer's own noise: a ranking needs fewer than a verdict. */
+const SENSITIVITY_SAMPLES = 2;
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
 export function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
@@ -91,7 +95,7 @@ export async function observeModel(prepared: Model, types: Map<string, TensorTyp
   function* runs() {
     for (const i of observed) yield data.feed(i);
   }
-  const observations = await context.stage('observe', () =>
+  const observations: Observations = !values.size ? new Map() : await context.stage('observe', () =>
     observe(context.runner, prepared, [...values], runs(), {
       threads: context.threads,
       channelAxes: channelAxes(units),
@@ -205,11 +209,11 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     }
     return quantizationFor({ ...base, quantized, ranges: choice.ranges, sevenBits, corrections });
   };
-  const judge = async (quantized: ReadonlySet<number>, choice: Choice) => {
+  const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
     const quantization = build(quantized, choice);
     const session = await openModel(context.runner, emit(prepared, quantization, types, recipe.format), context.workDir, { threads: context.threads });
     try {
-      return { choice, quantization, noise: await noiseOf(session, basis.held, basis.heldReference) };
+      return { choice, quantization, noise: await noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput) };
     } finally {
       session.close();
     }
@@ -234,7 +238,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     if (decibels(best.noise) < context.targetDb && planned.size > 1) {
       const own = await sensitivities(
         units.filter((u) => planned.has(u.id) && !u.row!.moves),
-        async (unit) => (await judge(new Set([unit.id]), best.choice)).noise,
+        async (unit) => (await judge(new Set([unit.id]), best.choice, SENSITIVITY_SAMPLES)).noise,
         (fraction) => context.progress('transform', fraction),
         context.signal,
       );

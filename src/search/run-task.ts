@@ -170,6 +170,7 @@ class TaskRun {
       profileThreads: profile.threads ?? 0,
       workDir: this.#task.workDir,
       targetDb,
+      primaryOutput: this.#task.metric?.output ?? null,
       cachedCosts: (key) => this.#task.statistics[this.#costsKey(profile, key)] as LayerCosts | undefined,
       storeCosts: (key, costs) => this.#emit({ type: 'statistic', key: this.#costsKey(profile, key), value: costs }),
       stage: (name, work) => this.#stage(name, variant, work),

@@ -1,6 +1,6 @@
 import type { ProfiledNode, Runner, Session, TensorValue } from '../../domain/runner.ts';
 import type { Model, TensorType } from '../../onnx/model.ts';
-import { chooseByCost } from '../plan/plan.ts';
+import { chooseByCost, crossingUs } from '../plan/plan.ts';
 import type { Unit } from '../plan/units.ts';
 import { openModel } from '../session.ts';
 import type { LayerCosts } from './costs.ts';
@@ -82,6 +82,41 @@ async function profile(input: MeasureInput, model: Model, seconds = 0.25): Promi
 /** What conversions are taken to cost, relative to the estimate: one guess would miss models whose layouts change at them. */
 const CROSSING_FACTORS = [0.4, 1, 2.5];
 
+/** Of the connected parts of a plan, the one with the greatest gain once its conversions are paid (which may be below zero). */
+function leastLoss(units: Unit[], plan: ReadonlySet<number>, costs: LayerCosts['units'], types: ReadonlyMap<string, TensorType>): Set<number> {
+  const makers = new Map<string, Unit>();
+  for (const unit of units) for (const output of unit.outputs) if (output) makers.set(output, unit);
+  const island = new Map<number, Set<number>>();
+  for (const unit of units) {
+    if (!plan.has(unit.id)) continue;
+    let own = new Set([unit.id]);
+    for (const value of unit.nodes[0]!.inputs) {
+      const before = makers.get(value);
+      const other = before && island.get(before.id);
+      if (!other || other === own) continue;
+      for (const id of own) other.add(id);
+      own = other;
+      for (const id of own) island.set(id, own);
+    }
+    island.set(unit.id, own);
+  }
+  const crossings = new Map([...new Set(island.values())].map((set) => [set, 0]));
+  for (const unit of units) {
+    for (const value of new Set(unit.nodes.flatMap((n) => n.inputs))) {
+      const [from, to] = [island.get(makers.get(value)?.id ?? -1), island.get(unit.id)];
+      if (from === to) continue;
+      for (const set of [from, to]) if (set) crossings.set(set, crossings.get(set)! + crossingUs(value, types));
+    }
+  }
+  const gain = (set: Set<number>) =>
+    [...set].reduce((sum, id) => {
+      const cost = costs[units[id]!.name];
+      return sum + (cost?.floatUs ?? 0) - (cost?.integerUs ?? 0);
+    }, -crossings.get(set)!);
+  const heavy = [...crossings.keys()].filter((set) => [...set].some((id) => !units[id]!.row?.moves));
+  return heavy.sort((a, b) => gain(b) - gain(a))[0] ?? new Set();
+}
+
 /**
  * What each layer costs in float and in integers on this profile, and how fast whole plans made from that are.
  *
@@ -106,7 +141,14 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
   const key = (plan: ReadonlySet<number>) => [...plan].sort((a, b) => a - b).join(' ');
   const add = (plan: Set<number>) => plan.size && plans.set(key(plan), plan);
   add(new Set(allowed));
-  for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
+  const cut = () => {
+    const before = plans.size;
+    for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
+    // Nothing pays: the island that loses least, so that what is handed out is as little slower as can be.
+    if (plans.size === 1) add(leastLoss(units, chooseByCost(units, allowed, { units: table() }, input.types, 0), table(), input.types));
+    return plans.size > before;
+  };
+  cut();
 
   const ratios = new Map<string, number>();
   const floatSession = await openModel(input.runner, input.prepared, input.workDir, { threads: input.threads });
@@ -140,9 +182,7 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
         if (us === undefined) continue;
         (plan.has(unit.id) ? integerUs : floatUs).set(unit.id, us);
       }
-      const before = plans.size;
-      for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
-      if (plans.size === before) break;
+      if (!cut()) break;
       await race();
       input.signal?.throwIfAborted();
     }

@@ -41,7 +41,14 @@ export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Obse
 }
 
 /** What a conversion between float and integers costs at a value, in µs: a fixed part and one for its elements. */
-export const CROSSING = { fixedUs: 4, perElementUs: 0.0003 } as const;
+const CROSSING = { fixedUs: 4, perElementUs: 0.0003 } as const;
+
+/** What one conversion of a value is taken to cost. */
+export function crossingUs(value: string, types: ReadonlyMap<string, TensorType>): number {
+  const shape = types.get(value)?.shape;
+  const elements = shape?.every((d) => typeof d === 'number') ? (shape as number[]).reduce((a, b) => a * b, 1) : 1000;
+  return CROSSING.fixedUs + CROSSING.perElementUs * elements;
+}
 
 /** The cheapest choice of integer units by measured cost; `crossing` scales what conversions cost. */
 export function chooseByCost(
@@ -60,11 +67,7 @@ export function chooseByCost(
   const edges: { from: number; to: number; quantize: number; dequantize: number }[] = [];
   const OUTSIDE = units.length;
   vertices.push({ float: 0, integer: Number.POSITIVE_INFINITY });
-  const price = (value: string) => {
-    const shape = types.get(value)?.shape;
-    const elements = shape?.every((d) => typeof d === 'number') ? (shape as number[]).reduce((a, b) => a * b, 1) : 1000;
-    return crossing * (CROSSING.fixedUs + CROSSING.perElementUs * elements);
-  };
+  const price = (value: string) => crossing * crossingUs(value, types);
   for (const unit of units) {
     for (const value of new Set(unit.nodes.flatMap((n) => n.inputs))) {
       const shape = types.get(value);
