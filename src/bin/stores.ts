@@ -27,7 +27,8 @@ export async function openDatabaseUrl({ config, log, onShutdown }: Lifetime): Pr
 export async function openStores(lifetime: Lifetime): Promise<Stores> {
   const { config, log, onShutdown } = lifetime;
   const url = await openDatabaseUrl(lifetime);
-  const onError = (error: Error) => log.warn({ err: error }, 'a connection was lost');
+  // Not the error itself: it carries the whole client, its settings included.
+  const onError = (error: Error & { code?: string }) => log.warn({ code: error.code, detail: error.message }, 'a connection was lost');
 
   const db = openDatabase({ url, onError });
   onShutdown({ name: 'database', capMs: 5000, run: () => db.close() });

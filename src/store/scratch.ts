@@ -28,7 +28,8 @@ const CHILD_FILE = 'child';
 
 export async function openScratch(root: string): Promise<Scratch> {
   const base = path.resolve(root);
-  await fs.mkdir(base, { recursive: true });
+  await fs.mkdir(path.dirname(base), { recursive: true });
+  await fs.mkdir(base, { recursive: true, mode: 0o700 });
   const dead: string[] = [];
   for (const name of await fs.readdir(base)) {
     const mark = parseMark(name);

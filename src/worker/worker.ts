@@ -294,7 +294,10 @@ class Run {
     for (let pause = 250; ; pause = Math.min(pause * 2, 5000)) {
       try {
         if (!(await write())) log.warn(this.#log, 'the job was another worker’s when it ended here');
-        else if (status) onEnded?.(status);
+        else if (status) {
+          log.info({ ...this.#log, status }, 'the job ended');
+          onEnded?.(status);
+        }
         return;
       } catch (error) {
         if (this.#stop === 'lost') return;

@@ -27,7 +27,7 @@ CREATE TABLE "models" (
     "content_sha256" TEXT NOT NULL,
     "live_key" TEXT,
     "size_bytes" BIGINT NOT NULL,
-    "description" JSONB NOT NULL,
+    "description" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "deleted_at" TIMESTAMPTZ(3),
 
@@ -53,7 +53,7 @@ CREATE TABLE "datasets" (
     "live_key" TEXT,
     "size_bytes" BIGINT NOT NULL,
     "samples" INTEGER NOT NULL,
-    "description" JSONB NOT NULL,
+    "description" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "deleted_at" TIMESTAMPTZ(3),
 
@@ -65,7 +65,7 @@ CREATE TABLE "device_profiles" (
     "id" TEXT NOT NULL,
     "name" TEXT NOT NULL,
     "built_in" BOOLEAN NOT NULL DEFAULT false,
-    "spec" JSONB NOT NULL,
+    "spec" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "updated_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
@@ -79,10 +79,10 @@ CREATE TABLE "jobs" (
     "model_id" TEXT NOT NULL,
     "calibration_id" TEXT,
     "evaluation_id" TEXT,
-    "recipes" JSONB NOT NULL,
-    "metric" JSONB,
+    "recipes" JSON NOT NULL,
+    "metric" JSON,
     "max_accuracy_drop" DOUBLE PRECISION NOT NULL,
-    "shapes" JSONB NOT NULL DEFAULT '{}',
+    "shapes" JSON NOT NULL DEFAULT '{}',
     "seed" INTEGER NOT NULL DEFAULT 0,
     "device_profiles" JSONB NOT NULL,
     "labels" TEXT NOT NULL DEFAULT '',
@@ -91,7 +91,7 @@ CREATE TABLE "jobs" (
     "stage" TEXT,
     "progress" DOUBLE PRECISION NOT NULL DEFAULT 0,
     "eta_seconds" DOUBLE PRECISION,
-    "stages" JSONB NOT NULL DEFAULT '[]',
+    "stages" JSON NOT NULL DEFAULT '[]',
     "error_code" TEXT,
     "error_detail" TEXT,
     "best_variant_id" TEXT,
@@ -116,7 +116,7 @@ CREATE TABLE "job_events" (
     "job_id" TEXT NOT NULL,
     "sequence" INTEGER NOT NULL,
     "type" TEXT NOT NULL,
-    "data" JSONB NOT NULL,
+    "data" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
     CONSTRAINT "job_events_pkey" PRIMARY KEY ("job_id","sequence")
@@ -127,8 +127,8 @@ CREATE TABLE "variants" (
     "id" TEXT NOT NULL,
     "job_id" TEXT NOT NULL,
     "position" INTEGER NOT NULL,
-    "recipe" JSONB,
-    "kernels" JSONB,
+    "recipe" JSON,
+    "kernels" JSON,
     "error_code" TEXT,
     "error_detail" TEXT,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
@@ -142,7 +142,7 @@ CREATE TABLE "artifacts" (
     "variant_id" TEXT NOT NULL,
     "sha256" TEXT NOT NULL,
     "size_bytes" BIGINT NOT NULL,
-    "manifest" JSONB NOT NULL,
+    "manifest" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
     CONSTRAINT "artifacts_pkey" PRIMARY KEY ("id")
@@ -166,7 +166,7 @@ CREATE TABLE "evaluations" (
     "value" DOUBLE PRECISION NOT NULL,
     "drop" DOUBLE PRECISION,
     "samples" INTEGER NOT NULL,
-    "result" JSONB NOT NULL,
+    "result" JSON NOT NULL,
 
     CONSTRAINT "evaluations_pkey" PRIMARY KEY ("variant_id")
 );
@@ -180,7 +180,7 @@ CREATE TABLE "benchmarks" (
     "device_profile" TEXT NOT NULL,
     "p50_ms" DOUBLE PRECISION NOT NULL,
     "speedup" DOUBLE PRECISION NOT NULL,
-    "result" JSONB NOT NULL,
+    "result" JSON NOT NULL,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
     CONSTRAINT "benchmarks_pkey" PRIMARY KEY ("id")
@@ -190,7 +190,7 @@ CREATE TABLE "benchmarks" (
 CREATE TABLE "statistics_cache" (
     "model_sha256" TEXT NOT NULL,
     "key" TEXT NOT NULL,
-    "value" JSONB NOT NULL,
+    "value" JSON NOT NULL,
     "updated_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
 
     CONSTRAINT "statistics_cache_pkey" PRIMARY KEY ("model_sha256","key")
@@ -229,7 +229,7 @@ CREATE TABLE "webhook_deliveries" (
     "last_attempt_at" TIMESTAMPTZ(3),
     "last_status" INTEGER,
     "last_error" TEXT,
-    "log" JSONB NOT NULL DEFAULT '[]',
+    "log" JSON NOT NULL DEFAULT '[]',
     "replay_of" TEXT,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "ended_at" TIMESTAMPTZ(3),
@@ -243,7 +243,7 @@ CREATE TABLE "idempotency_keys" (
     "key" TEXT NOT NULL,
     "fingerprint" TEXT NOT NULL,
     "response_status" INTEGER,
-    "response_header" JSONB,
+    "response_header" JSON,
     "response_body" TEXT,
     "created_at" TIMESTAMPTZ(3) NOT NULL DEFAULT CURRENT_TIMESTAMP,
     "locked_until" TIMESTAMPTZ(3),

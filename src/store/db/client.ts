@@ -50,7 +50,11 @@ export function jsonOrNull(value: unknown): Prisma.InputJsonValue | typeof Prism
 
 /** Opens the pool. Connecting waits at most 5 s (adapter-pg would wait for ever), so that a lost database shows as an error. */
 export function openDatabase(options: DatabaseOptions): Database {
-  const onError = options.onError ?? (() => {});
+  let closed = false;
+  // A server that stops while our connections say goodbye is no loss.
+  const onError = (error: Error) => {
+    if (!closed) options.onError?.(error);
+  };
   const adapter = new PrismaPg(
     {
       connectionString: options.url,
@@ -88,6 +92,7 @@ export function openDatabase(options: DatabaseOptions): Database {
       }
     },
     async close() {
+      closed = true;
       await Promise.all([...listeners].map((stop) => stop()));
       await client.$disconnect();
     },

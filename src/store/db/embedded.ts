@@ -271,7 +271,7 @@ async function release(cluster: Cluster, user: User): Promise<void> {
   await user.close();
   // The last one out waits for the server's end (the guardian says that it is stopping); others do not.
   const stopping = path.join(cluster.home, 'stopping');
-  for (let waited = 0; waited < 500 && !existsSync(stopping); waited += 20) await sleep(20);
+  for (let waited = 0; waited < 300 && !existsSync(stopping); waited += 20) await sleep(20);
   if (!existsSync(stopping)) return;
   for (let waited = 0; waited < 15_000; waited += 20) {
     const probe = await openIfRead(cluster);
@@ -363,6 +363,8 @@ function serverCan(identity: Identity, command: string, ...args: string[]): bool
 /** Reads or makes DATA_DIR/postgres/cluster.json. Made whole under another name and linked, so that of two processes one wins. */
 async function openCluster(folder: string, identity: Identity, log: (line: string) => void): Promise<Cluster> {
   const file = path.join(folder, 'cluster.json');
+  // DATA_DIR itself with the usual mode: the server's user must be able to pass through it.
+  await fs.mkdir(path.dirname(folder), { recursive: true });
   await fs.mkdir(folder, { recursive: true, mode: 0o700 });
   for (;;) {
     const text = await fs.readFile(file, 'utf8').catch(() => null);

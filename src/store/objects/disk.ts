@@ -16,7 +16,8 @@ export async function openDiskStore(root: string): Promise<ObjectStore> {
   const base = path.resolve(root);
   const staging = path.join(base, 'staging');
   const ours = formatMark(markOf()!);
-  await fs.mkdir(staging, { recursive: true });
+  await fs.mkdir(path.dirname(base), { recursive: true });
+  await fs.mkdir(staging, { recursive: true, mode: 0o700 });
   const place = (sha256: string) => {
     checkSha256(sha256);
     return path.join(base, sha256.slice(0, 2), sha256.slice(2, 4), sha256);
