@@ -38,7 +38,7 @@ import type { Graph, Model, Node, Tensor, TensorType } from './model.ts';
 import { DataType } from './model.ts';
 import type { Value } from './shape-values.ts';
 import { inferShapesAndValues } from './shapes.ts';
-import { floatTensor, int64Tensor, tensorFromNumbers } from './tensor.ts';
+import { dataTypeName, floatTensor, int64Tensor, isFloatType, tensorFromNumbers } from './tensor.ts';
 
 /** Versions that `upgradeOpset` goes to: from where QDQ can be per channel, to where the changes are only types again. */
 export const UPGRADE_TARGETS = { lowest: 13, highest: 21 } as const;
@@ -171,7 +171,12 @@ class Upgrade {
     return this.constant(base, (name) => int64Tensor(name, values.map(BigInt)), `int64 ${values.join(',')}`);
   }
 
-  scalar(base: string, elemType: DataType, value: number): string {
+  /** A scalar of the type of the node's first input, which its operator allows floats for. */
+  scalar(base: string, node: Node, value: number): string {
+    const elemType = this.elemType(node.inputs[0] ?? '');
+    if (!isFloatType(elemType)) {
+      throw new HalftoneError('graph-invalid', `${describeNode(node)} takes ${dataTypeName(elemType)}, where its opset has floats only.`);
+    }
     return this.constant(base, (name) => tensorFromNumbers(name, elemType, [], [value]), `${elemType} ${value}`);
   }
 }
@@ -263,14 +268,13 @@ const resize: Step = (node, u) => {
 };
 
 const clip: Step = (node, u) => {
-  const elemType = u.elemType(node.inputs[0] ?? '');
   const min = attrFloat(node, 'min');
   const max = attrFloat(node, 'max');
   node.attributes.delete('min');
   node.attributes.delete('max');
   // The attributes' defaults are float's own bounds: no bound at all.
-  if (min !== undefined && min > -3.4028234e38) setInput(node, 1, u.scalar(`${node.outputs[0]}_min`, elemType, min));
-  if (max !== undefined && max < 3.4028234e38) setInput(node, 2, u.scalar(`${node.outputs[0]}_max`, elemType, max));
+  if (min !== undefined && min > -3.4028234e38) setInput(node, 1, u.scalar(`${node.outputs[0]}_min`, node, min));
+  if (max !== undefined && max < 3.4028234e38) setInput(node, 2, u.scalar(`${node.outputs[0]}_max`, node, max));
   return undefined;
 };
 
@@ -280,7 +284,7 @@ const pad: Step = (node, u) => {
   node.attributes.delete('pads');
   node.attributes.delete('value');
   setInput(node, 1, u.ints(`${node.outputs[0]}_pads`, pads));
-  if (value !== 0) setInput(node, 2, u.scalar(`${node.outputs[0]}_value`, u.elemType(node.inputs[0] ?? ''), value));
+  if (value !== 0) setInput(node, 2, u.scalar(`${node.outputs[0]}_value`, node, value));
   return undefined;
 };
 

@@ -141,6 +141,8 @@ export class ProtoReader {
         `${what} at byte ${this.start} is ${this.end - this.start} bytes long; names go into maps, logs and reports, and may have ${LIMITS.nameBytes}.`,
       );
     }
+    // The runtime's C API and the database both end or refuse a text there.
+    if (this.bytes.subarray(this.start, this.end).includes(0)) throw corrupt(`${what} holds a NUL`, this.start);
     if (this.#isAscii()) return this.#text.toString('latin1', this.start, this.end);
     if (!isUtf8(this.bytes.subarray(this.start, this.end))) throw corrupt(`${what} is not UTF-8`, this.start);
     return this.#text.toString('utf8', this.start, this.end);

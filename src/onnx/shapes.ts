@@ -4,11 +4,15 @@
  * it can't tell is left unknown, and the runtime is the judge of whether a graph is right.
  */
 import { HalftoneError } from '../domain/errors.ts';
+import { LIMITS } from '../domain/limits.ts';
 import { constantTensor, subgraphsOf, topologicalOrder } from './graph.ts';
 import type { Dim, Graph, Model, Node, TensorType } from './model.ts';
 import { DataType } from './model.ts';
 import { RULES, type Scope } from './shape-rules.ts';
 import { type Value, valueOfTensor } from './shape-values.ts';
+
+/** Elements of values kept over a whole model: real models have some thousand, a hostile one 1024 for every few bytes. */
+const ELEMENT_LIMIT = 4_000_000;
 
 /**
  * The type of each value that anything is known of, by name: graph inputs, initializers, all nodes' outputs, those inside
@@ -32,6 +36,7 @@ class Inference {
   readonly opset: number;
   readonly types = new Map<string, TensorType>();
   readonly values = new Map<string, Value>();
+  #elements = 0;
   /** Sizes of named dimensions, from `inputShapes`. */
   readonly #bound = new Map<string, number>();
   readonly #inputShapes: ReadonlyMap<string, readonly number[]>;
@@ -128,12 +133,15 @@ class Inference {
       set: (i, elemType, shape) => {
         const output = node.outputs[i] ?? '';
         if (output === '') return;
-        if (shape) this.types.set(output, { elemType, shape: shape.map(sane) });
+        // A hostile chain of Unsqueeze or Reshape could make shapes longer than the file.
+        if (shape && shape.length <= LIMITS.tensorRank) this.types.set(output, { elemType, shape: shape.map(sane) });
         else if (elemType !== DataType.UNDEFINED) this.types.set(output, { elemType });
       },
       setValue: (i, value) => {
         const output = node.outputs[i] ?? '';
-        if (output !== '' && value) this.values.set(output, value);
+        if (output === '' || !value) return;
+        this.#elements += value.elements.length;
+        if (this.#elements <= ELEMENT_LIMIT) this.values.set(output, value);
       },
     };
   }
