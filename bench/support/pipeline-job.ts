@@ -102,7 +102,7 @@ async function job(request: PipelineRequest): Promise<PipelineAnswer> {
       enough.signal,
     );
   } catch (cause) {
-    if (!enough.signal.aborted) error = cause instanceof Error ? cause.message : String(cause);
+    if (!enough.signal.aborted) error = cause instanceof Error ? (cause.stack ?? cause.message) : String(cause);
   }
   const ms = stages.filter((stage) => stage.name !== 'measure').reduce((sum, stage) => sum + stage.ms, 0);
   return { ms, stages, statistics, peakRssBytes: Math.max(0, ...stages.map((stage) => stage.peakRssBytes)), error };

@@ -4,12 +4,11 @@
  */
 import { once } from 'node:events';
 import { connect } from 'node:net';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, afterEach, beforeAll, describe, expect, it } from 'vitest';
 import type { Job } from '../../demo/client.ts';
 import { npy, npyFile, npz, zip } from '../../demo/npz.ts';
-import { all, eventually, files, type Harness, start } from './support/harness.ts';
+import { all, eventually, type Harness, start } from './support/harness.ts';
 import { CLASSES, classifier, external, IMAGE, images, random, single, uniform } from './support/models.ts';
 import { field, graph, int, model, node, tensor, value } from './support/onnx.ts';
 
@@ -82,7 +81,7 @@ afterEach(async () => {
   for (const path of ['models', 'datasets', 'jobs']) expect([path, await all(harness.client, `/v1/${path}`)]).toEqual([path, []]);
   expect(
     await eventually(
-      () => files(join(harness.dataDir, 'objects')),
+      () => harness.objects(),
       (left) => left.length === 0,
     ),
   ).toEqual([]);

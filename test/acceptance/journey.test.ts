@@ -1,6 +1,6 @@
 /** The whole way of a model, from its upload to the last deleted byte, as a user's HTTP client sees it. */
 import { createHash } from 'node:crypto';
-import { mkdirSync, writeFileSync } from 'node:fs';
+import { writeFileSync } from 'node:fs';
 import { join } from 'node:path';
 import * as ort from 'onnxruntime-node';
 import { Webhook } from 'standardwebhooks';
@@ -8,7 +8,7 @@ import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { ApiError, type Job, type ServerEvent } from '../../demo/client.ts';
 import { npz } from '../../demo/npz.ts';
 import { Receiver } from '../../demo/receiver.ts';
-import { all, eventually, files, type Harness, start } from './support/harness.ts';
+import { all, eventually, type Harness, start } from './support/harness.ts';
 import { argmax, conditional, external, fitted, IMAGE, images, labelsFrom, logitsOf, random, share } from './support/models.ts';
 
 const RECIPES = [{ method: 'static' }, { method: 'dynamic' }, { method: 'float16' }];
@@ -281,13 +281,15 @@ describe('a job with three recipes', () => {
     expect(head.headers.get('content-range')).toBe(`bytes 10-29/${whole.length}`);
     expect(Buffer.from(await head.arrayBuffer())).toEqual(whole.subarray(10, 30));
     const etag = head.headers.get('etag')!;
-    expect(etag).toContain(artifact.sha256);
+    if (!harness.redirects) expect(etag).toBe(`"${artifact.sha256}"`);
     expect(etag.startsWith('W/')).toBe(false);
     const unchanged = await harness.client.fetch('GET', artifact.href, { headers: { 'if-none-match': etag } });
     await unchanged.arrayBuffer();
     expect(unchanged.status).toBe(304);
     const beyond = await harness.client.fetch('GET', artifact.href, { headers: { range: `bytes=${whole.length}-` } });
-    expect([beyond.status, ((await beyond.json()) as { code: string }).code]).toEqual([416, 'range-not-satisfiable']);
+    const text = await beyond.text();
+    expect(beyond.status).toBe(416);
+    if (!harness.redirects) expect(JSON.parse(text)).toMatchObject({ code: 'range-not-satisfiable' });
     const manifest = JSON.stringify(await get(`/v1/artifacts/${artifact.id}`));
     for (const part of [sha256(bytes), artifact.sha256, '1.30.0', 'seed', 'static']) expect(manifest).toContain(part);
   });
@@ -434,10 +436,9 @@ describe('the end', () => {
     await harness.client.json('DELETE', `/v1/webhook-endpoints/${webhook.id}`);
     for (const path of ['models', 'datasets', 'jobs', 'webhook-endpoints', 'benchmarks'])
       expect([path, await all(harness.client, `/v1/${path}`)]).toEqual([path, []]);
-    mkdirSync(join(harness.dataDir, 'objects'), { recursive: true });
     expect(
       await eventually(
-        () => files(join(harness.dataDir, 'objects')),
+        () => harness.objects(),
         (left) => left.length === 0,
       ),
     ).toEqual([]);

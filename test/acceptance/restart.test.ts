@@ -3,12 +3,11 @@
  * many kills of each kind (2,2 by default; the full count of the issue is 30,10). Linux only: children are found in /proc.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
-import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import type { Job, ServerEvent } from '../../demo/client.ts';
 import { npz } from '../../demo/npz.ts';
-import { all, eventually, files, type Harness, start } from './support/harness.ts';
+import { all, eventually, type Harness, start } from './support/harness.ts';
 import { fitted, IMAGE, images, labelsFrom, logitsOf, uniform } from './support/models.ts';
 
 const [CHILD_KILLS, FULL_KILLS] = (process.env.HALFTONE_KILLS ?? '2,2').split(',').map(Number) as [number, number];
@@ -91,7 +90,7 @@ beforeAll(async () => {
   const bytes = await fitted({ width: 32 });
   const evaluation = images(21, 120);
   const calibration = images(22, 64);
-  harness = await start({ JOB_LEASE_SECONDS: '5' });
+  harness = await start();
   const model = await harness.client.upload<{ id: string }>('/v1/models?name=survivor', bytes);
   const labels = labelsFrom(await logitsOf(bytes, evaluation));
   const data = npz({ image: { data: evaluation.images, shape: [120, ...IMAGE] }, labels: { data: labels, shape: [120] } });
@@ -156,7 +155,7 @@ describe('a job', () => {
     }
     expect(
       await eventually(
-        () => files(join(harness.dataDir, 'objects')),
+        () => harness.objects(),
         (left) => left.length === 0,
         60_000,
       ),

@@ -1,8 +1,12 @@
 /** One service a test file: its own data folder, port and key, thrown away afterwards. */
+import { randomBytes } from 'node:crypto';
 import { existsSync, mkdtempSync, readdirSync, rmSync, statSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { DeleteBucketCommand, DeleteObjectCommand, ListObjectsV2Command, S3Client } from '@aws-sdk/client-s3';
+import { Redis } from 'ioredis';
+import pg from 'pg';
 import { Client } from '../../../demo/client.ts';
 import { ROOT, type Service, type ServiceOptions, startService } from '../../../demo/service.ts';
 
@@ -11,17 +15,73 @@ export interface Harness {
   dataDir: string;
   service: Service;
   client: Client;
+  /** Whether downloads are redirected to an S3 server, whose ETag is its own. */
+  redirects: boolean;
+  /** Names of all objects that the service stores. */
+  objects(): Promise<string[]>;
   /** Starts the service again on the same data, port and key (after `service.stop()` or a kill). */
   restart(): Promise<void>;
   close(): Promise<void>;
 }
 
-/** The environment for a service with everything embedded, whatever the tests' own environment names. */
-const EMBEDDED = { DATABASE_URL: '', REDIS_URL: '', S3_ENDPOINT: '' };
+interface Backends {
+  env: Record<string, string>;
+  /** Names of all objects that are stored. */
+  objects(): Promise<string[]>;
+  close(): Promise<void>;
+}
 
+/** Everything embedded, whatever the tests' own environment names. */
+function embedded(dataDir: string): Backends {
+  const env = { DATABASE_URL: '', REDIS_URL: '', S3_ENDPOINT: '' };
+  return { env, objects: async () => files(join(dataDir, 'objects')), close: async () => {} };
+}
+
+/** A database, a Redis database and a bucket of this file's own, on the servers that the environment names. */
+async function onServers(name: string): Promise<Backends> {
+  const { DATABASE_URL, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY } = process.env;
+  if (!DATABASE_URL || !REDIS_URL || !S3_ENDPOINT || !S3_ACCESS_KEY_ID || !S3_SECRET_ACCESS_KEY)
+    throw new Error('HALFTONE_TEST_SERVERS needs DATABASE_URL, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY.');
+  const admin = async (sql: string): Promise<void> => {
+    const client = new pg.Client({ connectionString: DATABASE_URL });
+    await client.connect();
+    await client.query(sql).finally(() => client.end());
+  };
+  await admin(`create database "${name}"`);
+  const database = new URL(DATABASE_URL);
+  database.pathname = `/${name}`;
+  // Files run one after another: one Redis database, emptied, serves them all.
+  const redis = new Redis(REDIS_URL);
+  await redis.flushdb();
+  redis.disconnect();
+  const s3 = new S3Client({
+    endpoint: S3_ENDPOINT,
+    region: process.env.S3_REGION ?? 'us-east-1',
+    forcePathStyle: true,
+    credentials: { accessKeyId: S3_ACCESS_KEY_ID, secretAccessKey: S3_SECRET_ACCESS_KEY },
+  });
+  const objects = async (): Promise<string[]> => {
+    const listed = await s3.send(new ListObjectsV2Command({ Bucket: name }));
+    return (listed.Contents ?? []).map((object) => object.Key!);
+  };
+  return {
+    env: { DATABASE_URL: database.href, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_BUCKET: name },
+    objects,
+    async close() {
+      for (const key of await objects().catch(() => [])) await s3.send(new DeleteObjectCommand({ Bucket: name, Key: key }));
+      await s3.send(new DeleteBucketCommand({ Bucket: name })).catch(() => {});
+      s3.destroy();
+      await admin(`drop database if exists "${name}" with (force)`);
+    },
+  };
+}
+
+/** Starts a service for one test file. HALFTONE_TEST_SERVERS=1: on the database, Redis and S3 server that the environment names. */
 export async function start(env: Record<string, string> = {}, options: Partial<ServiceOptions> = {}): Promise<Harness> {
   if (!existsSync(join(ROOT, 'dist/src/bin/serve.js'))) throw new Error('dist is missing: run `npm run build` first.');
   const folder = mkdtempSync(join(tmpdir(), 'halftone-acceptance-'));
+  const name = `acceptance-${randomBytes(6).toString('hex')}`;
+  const backends = process.env.HALFTONE_TEST_SERVERS ? await onServers(name) : embedded(join(folder, 'data'));
   const launch = (port?: number, key?: string): Promise<Service> =>
     startService({
       dataDir: join(folder, 'data'),
@@ -29,7 +89,8 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
       ...(port === undefined ? {} : { port }),
       ...(key === undefined ? {} : { key }),
       ...options,
-      env: { ...EMBEDDED, ...env },
+      // The tests ask more often than a user would.
+      env: { RATE_LIMIT: '0', ...backends.env, ...env },
     });
   const service = await launch();
   const harness: Harness = {
@@ -37,6 +98,8 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
     dataDir: join(folder, 'data'),
     service,
     client: new Client(service.url, service.key),
+    redirects: 'S3_BUCKET' in backends.env,
+    objects: backends.objects,
     async restart() {
       harness.service = await launch(service.port, service.key);
       await harness.service.ready();
@@ -44,6 +107,7 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
     async close() {
       await harness.service.stop();
       harness.service.killGroup();
+      await backends.close();
       rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
     },
   };
@@ -57,7 +121,7 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
 }
 
 /** Files below a folder; none where it does not exist. */
-export function files(folder: string): string[] {
+function files(folder: string): string[] {
   if (!existsSync(folder)) return [];
   return readdirSync(folder, { recursive: true, encoding: 'utf8' }).filter((path) => {
     try {
