@@ -208,7 +208,6 @@ export function eachVarint(bytes: Uint8Array, start: number, end: number, take: 
 
 /** Bytes that go out later: in memory, or a stretch of a file. */
 export type Part = Uint8Array | { path: string; offset: number; length: number };
-export const partLength = (part: Part): number => part.length;
 
 /** Payloads from this size on are referred to, not copied. */
 const REFERENCE_BYTES = 4096;

@@ -122,9 +122,15 @@ async function writeParts(parts: Part[], path: string): Promise<{ sizeBytes: num
   const out = await open(path, 'w');
   try {
     const write = async (bytes: Uint8Array) => {
-      hash.update(bytes);
       sizeBytes += bytes.length;
-      for (let done = 0; done < bytes.length; ) done += (await out.write(bytes, done, bytes.length - done)).bytesWritten;
+      let done = 0;
+      // The hash is taken while the disk works.
+      const first = out.write(bytes, 0, bytes.length);
+      hash.update(bytes);
+      for (let { bytesWritten } = await first; ; { bytesWritten } = await out.write(bytes, done, bytes.length - done)) {
+        done += bytesWritten;
+        if (done >= bytes.length) return;
+      }
     };
     let small: Uint8Array[] = [];
     let smallBytes = 0;
