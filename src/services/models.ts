@@ -142,7 +142,9 @@ export class ModelService {
       const [main, ...external] = files;
       if (main === undefined || summary === null) throw new HalftoneError('malformed-body', 'The body has no part `model`.');
       external.sort((a, b) => (a.path < b.path ? -1 : 1));
-      const { externalFiles, ...description } = summary;
+      const { externalFiles, ...described } = summary;
+      // The one free text of a model that is kept; the database takes no NUL in it.
+      const description = { ...described, producer: described.producer.replaceAll('\0', '') };
       if (externalFiles.length > 0) {
         checkExternalData(main.staged.localPath, new Map(external.map(({ path, staged }) => [path, staged.sizeBytes])));
       }

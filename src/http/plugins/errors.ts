@@ -7,12 +7,16 @@ import type { App } from '../types.ts';
 
 /** Sends an error as problem+json. */
 export function sendProblem(reply: FastifyReply, error: HalftoneError): FastifyReply {
-  return reply
-    .code(ERRORS[error.code].status)
-    .headers(error.headers)
-    .header('content-type', PROBLEM_TYPE)
-    .serializer((body: unknown) => JSON.stringify(body))
-    .send(problemBody(error, reply.request.id));
+  return (
+    reply
+      .code(ERRORS[error.code].status)
+      .headers(error.headers)
+      .header('content-type', PROBLEM_TYPE)
+      // Set by a hook as a rule; what Fastify refuses before routing meets none.
+      .header('x-request-id', reply.request.id)
+      .serializer((body: unknown) => JSON.stringify(body))
+      .send(problemBody(error, reply.request.id))
+  );
 }
 
 /** How long the rest of a refused body is read and thrown away. */

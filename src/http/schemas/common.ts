@@ -104,7 +104,7 @@ const STATUS_WORDS: Record<number, string> = {
 
 /** The answers of a route: what goes well, and the problems it may meet beside those that any route may. */
 export function answers(success: Record<number, unknown>, problems: number[] = []): Record<number, unknown> {
-  const all = new Set([401, 403, 429, 500, 503, ...problems]);
+  const all = new Set([400, 401, 403, 429, 500, 503, ...problems]);
   return { ...success, ...Object.fromEntries(Array.from(all, (status) => [status, problemAnswer(status)])) };
 }
 

@@ -1,5 +1,5 @@
 import { type Static, Type } from 'typebox';
-import { LIMITS } from '../../../domain/limits.ts';
+import { builtInProfiles } from '../../../domain/built-in-profiles.ts';
 import type { Answer } from '../../../services/idempotency.ts';
 import type { NewProfile, ProfileView } from '../../../services/profiles.ts';
 import { answerOnce } from '../../idempotent.ts';
@@ -9,19 +9,7 @@ import type { App } from '../../types.ts';
 import type { RouteDeps } from '../deps.ts';
 
 /** What a profile is where its maker is silent: as `host`. */
-const DEFAULTS: Omit<NewProfile, 'name'> = {
-  executionProvider: 'cpu',
-  threads: null,
-  memoryLimitBytes: null,
-  allowedWeightTypes: ['int8', 'uint8'],
-  allowedActivationTypes: ['int8', 'uint8'],
-  allowedGranularities: ['tensor', 'channel'],
-  requireSymmetricActivations: false,
-  highestOpset: LIMITS.newestOpset,
-  float16: true,
-  workers: [],
-  shapes: {},
-};
+const { name: _, machine: __, ...DEFAULTS } = builtInProfiles(null)[0]!;
 
 const made = (profile: ProfileView): Answer => ({ status: 201, header: { location: `/v1/device-profiles/${profile.id}` }, body: profile });
 
