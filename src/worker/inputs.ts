@@ -26,10 +26,12 @@ export async function fetchInputs(objects: ObjectStore, job: ClaimedJob, folder:
     await fetchFile(objects, file, path.join(folder, 'data'), 'dataset-deleted', signal);
     return path.join(folder, 'data', file.path);
   };
+  const calibrationPath = await data(job.calibration);
   return {
     modelPath: path.join(modelFolder, job.model[0]!.path),
-    calibrationPath: await data(job.calibration),
-    evaluationPath: await data(job.evaluation),
+    calibrationPath,
+    // One data set may serve as both.
+    evaluationPath: job.evaluation?.path === job.calibration?.path ? calibrationPath : await data(job.evaluation),
   };
 }
 
