@@ -53,14 +53,17 @@ export interface StaticBasis {
   /** Held-back runs and the float model's outputs for them. */
   held: Record<string, TensorValue>[];
   heldReference: Record<string, TensorValue>[];
+  /** Time of one float run, in ms. */
+  runMs: number;
   /** Whether the held-back runs were observed too (too few samples to hold any back). */
   heldSeen: boolean;
   feeds: Record<string, TensorValue>[];
 }
 
 const HELD_BACK = 8;
-/** Samples for one layer's own noise: a ranking needs fewer than a verdict. */
-const SENSITIVITY_SAMPLES = 2;
+const CROSSING_FACTORS = [1, 0.4, 0.1];
+/** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
+const SENSITIVITY = { leastSamples: 3, ms: 30 };
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
 export function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
@@ -107,12 +110,13 @@ export async function observeModel(prepared: Model, types: Map<string, TensorTyp
   const heldFeeds = held.map((i) => data.feed(i));
   const heldReference: Record<string, TensorValue>[] = [];
   const session = await openModel(context.runner, prepared, context.workDir, { threads: context.threads });
+  const start = performance.now();
   try {
     for (const feeds of heldFeeds) heldReference.push(await session.run(feeds));
   } finally {
     session.close();
   }
-  return { prepared, types, units, observations, held: heldFeeds, heldReference, heldSeen: seen, feeds: [data.feed(observed[0]!)] };
+  return { prepared, types, units, observations, held: heldFeeds, heldReference, runMs: (performance.now() - start) / heldFeeds.length, heldSeen: seen, feeds: [data.feed(observed[0]!)] };
 }
 
 export interface StaticResult {
@@ -236,9 +240,10 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     notes.push(`ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`);
     notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
     if (decibels(best.noise) < context.targetDb && planned.size > 1) {
+      const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(basis.runMs, 0.01)));
       const own = await sensitivities(
         units.filter((u) => planned.has(u.id) && !u.row!.moves),
-        async (unit) => (await judge(new Set([unit.id]), best.choice, SENSITIVITY_SAMPLES)).noise,
+        async (unit) => (await judge(new Set([unit.id]), best.choice, samples)).noise,
         (fraction) => context.progress('transform', fraction),
         context.signal,
       );
@@ -256,7 +261,8 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
           }),
         );
         const within = new Set([...planned]);
-        const plan = chooseByCost(units, within, { units: priced }, types, 1);
+        // Conversions at full price first; where nothing would be left, at less: the plan is measured anyway.
+        const plan = CROSSING_FACTORS.map((factor) => chooseByCost(units, within, { units: priced }, types, factor)).find((p) => p.size) ?? new Set();
         const signature = [...plan].join(' ');
         if (!plan.size) break;
         if (tried.has(signature)) continue;

@@ -12,10 +12,12 @@ import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { evaluate } from '../evaluate/compare.ts';
 import { generateFeeds } from '../evaluate/generate.ts';
 import type { Model, TensorType } from '../onnx/model.ts';
+import { upgradeOpset } from '../onnx/opset.ts';
 import { readModel } from '../onnx/reader.ts';
 import { inferShapes } from '../onnx/shapes.ts';
 import { checkModel, isAlreadyQuantized } from '../onnx/validate.ts';
 import { writeModel } from '../onnx/writer.ts';
+import { takenBranch, type TakenBranch } from '../quant/branches.ts';
 import { quantizeDynamic } from '../quant/dynamic/index.ts';
 import { toFloat16 } from '../quant/float16/index.ts';
 import { gate } from '../quant/gate/gate.ts';
@@ -49,6 +51,9 @@ const WEIGHTS: Record<Stage, number> = {
 /** Stages that must have the machine to themselves. */
 const ALONE: ReadonlySet<Stage> = new Set(['measure', 'benchmark']);
 
+/** Opset that all recipes start from. */
+const LEAST_OPSET = 13;
+
 /** Samples whose feeds the benchmark goes through. */
 const BENCHMARK_FEEDS = 4;
 
@@ -66,7 +71,7 @@ interface Given {
   prepared: Prepared;
   types: Map<string, TensorType>;
   /** Null where no static recipe, or no data, asks for it. */
-  basis: { basis: StaticBasis; context: (variant: number) => StaticContext } | null;
+  basis: { basis: StaticBasis; context: (variant: number) => StaticContext; branch: TakenBranch | null } | null;
   float: Session;
   firstFeeds: Record<string, TensorValue>;
 }
@@ -111,7 +116,7 @@ class TaskRun {
       const shapes = new Map(Object.entries(firstFeeds).map(([name, value]) => [name, value.dims]));
       const prepared = await this.#stage('prepare', undefined, () => prepare(model, { runner: this.#runner, equalize: true }));
       const types = inferShapes(prepared.model, shapes);
-      const basis = await this.#observe(prepared.model, types, calibration, this.#targetDb(evaluation, float));
+      const basis = await this.#observe(model, { prepared, types }, shapes, calibration, this.#targetDb(evaluation, float));
       const candidates: Candidate[] = [];
       const results: VariantResult[] = [];
       for (const [index, recipe] of task.recipes.entries()) {
@@ -148,8 +153,10 @@ class TaskRun {
   }
 
   async #read(): Promise<{ model: Model; float: Session }> {
-    const model = await readModel(this.#task.modelPath);
-    checkModel(model);
+    const file = await readModel(this.#task.modelPath);
+    checkModel(file);
+    // Per-channel DequantizeLinear came with opset 13; one model for all that follows.
+    const model = (file.opsets.get('') ?? LEAST_OPSET) < LEAST_OPSET ? upgradeOpset(file, LEAST_OPSET) : file;
     if (isAlreadyQuantized(model)) throw new HalftoneError('already-quantized', 'the model holds quantized operators already; send the float model that it was made from');
     const float = await this.#runner.open(this.#task.modelPath, { threads: 0 }).catch((cause: unknown) => {
       throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
@@ -158,7 +165,13 @@ class TaskRun {
   }
 
   /** Observes the calibration data where a recipe needs it. */
-  async #observe(model: Model, types: Map<string, TensorType>, calibration: Dataset | null, targetDb: number): Promise<Given['basis']> {
+  async #observe(
+    model: Model,
+    whole: { prepared: Prepared; types: Map<string, TensorType> },
+    shapes: Map<string, number[]>,
+    calibration: Dataset | null,
+    targetDb: number,
+  ): Promise<Given['basis']> {
     if (!this.#task.recipes.some((r) => r.method === 'static')) return null;
     if (!calibration || calibration.groups === 0) return null;
     const data: CalibrationRuns = { runs: calibration.groups, feed: (run) => calibration.feed(run) };
@@ -177,7 +190,14 @@ class TaskRun {
       progress: (stage, fraction) => this.#progress(stage, fraction, variant),
       signal: this.#signal,
     });
-    return { basis: await observeModel(model, types, data, context(undefined)), context };
+    const runs = function* () {
+      for (let i = 0; i < data.runs; i++) yield data.feed(i);
+    };
+    // A network that lies inside an If is taken out of it for the time that it is quantized.
+    const branch = await this.#stage('prepare', undefined, () => takenBranch(this.#runner, model, runs(), this.#task.workDir));
+    if (!branch) return { basis: await observeModel(whole.prepared.model, whole.types, data, context(undefined)), context, branch };
+    const straight = await this.#stage('prepare', undefined, () => prepare(branch.straight, { runner: this.#runner, equalize: true }));
+    return { basis: await observeModel(straight.model, inferShapes(straight.model, shapes), data, context(undefined)), context, branch };
   }
 
   #costsKey(profile: DeviceProfile, recipeKey: string): string {
@@ -236,9 +256,9 @@ class TaskRun {
       if (!basis) throw new HalftoneError('calibration-missing', 'a static recipe takes its activation ranges from calibration data, and the job names none');
       const made = await quantizeStatic(basis.basis, recipe, basis.context(index));
       return {
-        model: made.model,
+        model: basis.branch ? basis.branch.wrap(made.model) : made.model,
         leftInFloat: made.leftInFloat,
-        notes: made.notes,
+        notes: basis.branch ? [basis.branch.note, ...made.notes] : made.notes,
         costs: made.costs,
         quantized: (nodes: Parameters<typeof integerUnits>[1]) => integerUnits(made.quantization, nodes),
       };
