@@ -8,7 +8,7 @@ export const LIMITS = {
   /** Depth of nested protobuf messages and subgraphs: real models stay under 20; recursion beyond it is an attack on the stack. */
   protobufDepth: 100,
   /** Nodes of a model, subgraphs included: the largest seen has some 100 thousand. A hostile node costs 8 bytes in the file and some 400 in memory. */
-  graphNodes: 500_000,
+  graphNodes: 250_000,
   /** Initializers and tensor attributes: the largest models have some 10 thousand; each costs some 300 bytes in memory. */
   initializers: 250_000,
   /** Inputs, outputs and inner values with a stated type: some 100 thousand in the largest models, 100 bytes each in memory. */

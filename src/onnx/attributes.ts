@@ -98,8 +98,11 @@ export function makeNode(
   };
 }
 
+const NONE: readonly Graph[] = [];
+
 /** The graphs in a node's attributes (If's branches, Loop's and Scan's body), in the order of its attributes. */
-export function subgraphsOf(node: Node): Graph[] {
+export function subgraphsOf(node: Node): readonly Graph[] {
+  if (node.attributes.size === 0) return NONE;
   const graphs: Graph[] = [];
   for (const attribute of node.attributes.values()) {
     if (attribute.kind === 'graph') graphs.push(attribute.value);

@@ -255,20 +255,23 @@ export class GraphView {
 export function topologicalOrder(nodes: readonly Node[]): Node[] {
   const producers = new Map<string, Node>();
   for (const node of nodes) for (const output of node.outputs) if (output !== '') producers.set(output, node);
+  /** Makers of what a node takes, last one first. */
   const needs = (node: Node): Node[] => {
     const before: Node[] = [];
-    for (const value of [...node.inputs, ...captures(node)]) {
+    const add = (value: string) => {
       const producer = producers.get(value);
       if (producer) before.push(producer);
-    }
-    return before;
+    };
+    node.inputs.forEach(add);
+    captures(node).forEach(add);
+    return before.reverse();
   };
   const order: Node[] = [];
   const state = new Map<Node, 'open' | 'done'>();
   for (const start of nodes) {
     if (state.has(start)) continue;
     // Depth first without recursion: a chain may be as long as the graph.
-    const path: { node: Node; rest: Node[] }[] = [{ node: start, rest: needs(start).reverse() }];
+    const path: { node: Node; rest: Node[] }[] = [{ node: start, rest: needs(start) }];
     state.set(start, 'open');
     while (path.length > 0) {
       const top = path[path.length - 1]!;
@@ -284,17 +287,21 @@ export function topologicalOrder(nodes: readonly Node[]): Node[] {
         throw new HalftoneError('graph-invalid', `The graph has a cycle: ${shown.join(', ')}.`);
       } else if (!state.has(next)) {
         state.set(next, 'open');
-        path.push({ node: next, rest: needs(next).reverse() });
+        path.push({ node: next, rest: needs(next) });
       }
     }
   }
   return order;
 }
 
+const NOTHING: ReadonlySet<string> = new Set();
+
 /** Outer values that the graphs inside a node use. */
-export function captures(node: Node): Set<string> {
+export function captures(node: Node): ReadonlySet<string> {
+  const graphs = subgraphsOf(node);
+  if (graphs.length === 0) return NOTHING;
   const captured = new Set<string>();
-  for (const graph of subgraphsOf(node)) for (const value of outerReferences(graph)) captured.add(value);
+  for (const graph of graphs) for (const value of outerReferences(graph)) captured.add(value);
   return captured;
 }
 

@@ -145,7 +145,7 @@ class ModelReader {
           seen.push({ field: r.field, wire: r.wire, at: r.start });
       }
     } catch (error) {
-      if (plausible() && !(seen.length > 16)) throw error;
+      if (plausible()) throw error;
       throw new HalftoneError('not-onnx', 'The file is not a protobuf message, which an ONNX file is.', { cause: error });
     }
     if (!plausible() || !seen.some(({ field, wire }) => field === 7 && wire === WIRE.bytes)) {

@@ -146,7 +146,7 @@ class Inference {
     };
   }
 
-  #withSubgraphs(node: Node, inner: Graph[]): void {
+  #withSubgraphs(node: Node, inner: readonly Graph[]): void {
     if (node.opType === 'Loop' || node.opType === 'Scan') {
       const body = inner[0]!;
       const isLoop = node.opType === 'Loop';

@@ -44,7 +44,7 @@ const WEIGHTED = new Set(['Conv', 'Gemm', 'MatMul', 'LSTM']);
 
 /**
  * Reads and checks a model file's headers and graph. Errors: those of `readModel` but for missing external files, and those of
- * `checkModel`, so that what can't become a job is refused when it is uploaded. Synchronous in its main part: some 10 ms a thousand nodes.
+ * `checkModel`, so that what can't become a job is refused when it is uploaded. Synchronous in its main part: about a second for 100 thousand nodes.
  */
 export async function summarizeModel(path: string): Promise<ModelSummary> {
   assertModelSize((await stat(path)).size);

