@@ -5,6 +5,8 @@ import { OPERATORS, SELF_QUANTIZING } from '../plan/operators.ts';
 import type { Grid } from '../plan/ranges.ts';
 import type { Unit } from '../plan/units.ts';
 import type { QuantizedWeight } from '../transform/weights.ts';
+import type { LayerWriter } from './layer.ts';
+import { qdqLayer } from './qdq.ts';
 import { qoperatorLayer } from './qoperator.ts';
 
 /** All that the file needs: decided by plan and transform, written here. */
@@ -23,19 +25,6 @@ export interface Quantization {
 
 const intAttribute = (name: string, value: number): [string, Attribute] => [name, intAttr(name, value)];
 
-/** What a format writes for one integer unit. */
-export interface LayerWriter {
-  push: (node: Node) => void;
-  name: (base: string) => string;
-  /** Names of a value's integer form, scale and zero point. */
-  integer: (value: string) => [codes: string, scale: string, zeroPoint: string];
-  constant: (value: string) => [codes: string, scale: string, zeroPoint: string];
-  weight: () => [codes: string, scale: string, zeroPoint: string];
-  bias: () => [codes: string, scale: string, zeroPoint: string] | null;
-  /** Where the unit's output goes: its codes with their grid, or a float value. */
-  output: (index: number) => { codes: string; scale: string; zeroPoint: string } | { float: string };
-}
-
 /**
  * Writes the quantized model.
  *
@@ -48,7 +37,12 @@ export interface LayerWriter {
  *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says.
  * 6. Nothing that nobody reads is left (rule 12).
  */
-export function emit(prepared: Model, quantization: Quantization, types: ReadonlyMap<string, TensorType>, format: 'qdq' | 'qoperator'): Model {
+export function emit(
+  prepared: Model,
+  quantization: Quantization,
+  types: ReadonlyMap<string, TensorType>,
+  format: 'qdq' | 'qoperator',
+): Model {
   const model = cloneModel(prepared);
   const graph = model.graph;
   const nodes: Node[] = [];
@@ -164,7 +158,9 @@ export function emit(prepared: Model, quantization: Quantization, types: Readonl
     return unit !== undefined && !isInteger(unit) && isMover(unit) && comesFromCodes(unit.nodes[0]!.inputs[0]!);
   };
   const goesToCodes = (value: string): boolean =>
-    (readers.get(value) ?? []).some((u) => readsAsInteger(u, value) || (!isInteger(u) && isMover(u) && u.outputs.some((o) => o && goesToCodes(o))));
+    (readers.get(value) ?? []).some(
+      (u) => readsAsInteger(u, value) || (!isInteger(u) && isMover(u) && u.outputs.some((o) => o && goesToCodes(o))),
+    );
   const isMover = (unit: Unit) => OPERATORS[unit.operator]?.moves === true;
   const guardOf = (unit: Unit): 'axis' | 'after' | null => {
     const anchor = unit.nodes[0]!;
@@ -172,7 +168,8 @@ export function emit(prepared: Model, quantization: Quantization, types: Readonl
     if (SELF_QUANTIZING.has(anchor.opType)) {
       // Two activations: no weight that the runtime could quantize, but a kernel that it could choose.
       const constants = anchor.inputs.filter((i) => prepared.graph.initializers.has(i));
-      if (anchor.opType === 'MatMul' && !constants.length) return unit.outputs.some(goesToCodes) && anchor.inputs.every(comesFromCodes) ? 'after' : null;
+      if (anchor.opType === 'MatMul' && !constants.length)
+        return unit.outputs.some(goesToCodes) && anchor.inputs.every(comesFromCodes) ? 'after' : null;
       return 'axis';
     }
     const guard = OPERATORS[unit.operator]?.guard ?? null;
@@ -228,7 +225,8 @@ export function emit(prepared: Model, quantization: Quantization, types: Readonl
         if (safe === value) dequantize(value);
         return safe;
       });
-      for (const value of reads(original)) if (!copy.inputs.includes(value) && !original.inputs.includes(value) && madeInIntegers(value)) dequantize(value);
+      for (const value of reads(original))
+        if (!copy.inputs.includes(value) && !original.inputs.includes(value) && madeInIntegers(value)) dequantize(value);
       if (guard === 'after' && at === unit.nodes.length - 1) {
         const value = copy.outputs[0]!;
         copy.outputs[0] = name(`${value}_float`);
@@ -245,50 +243,4 @@ export function emit(prepared: Model, quantization: Quantization, types: Readonl
   written.removeDead();
   written.sort();
   return model;
-}
-
-/** A unit in the form that the runtime fuses: DequantizeLinear on every input, QuantizeLinear on every output (runtime.md, 1). */
-function qdqLayer(
-  unit: Unit,
-  layer: LayerWriter,
-  write: { node: (op: string, inputs: string[], outputs: string[], attributes?: [string, Attribute][]) => void },
-): void {
-  const anchor = unit.nodes[0]!;
-  const inputs = [...anchor.inputs];
-  const dequantize = (base: string, from: [string, string, string], axis: number | null): string => {
-    const out = layer.name(`${base}_dequantized`);
-    write.node('DequantizeLinear', from, [out], axis === null ? [] : [intAttribute('axis', axis)]);
-    return out;
-  };
-  for (const i of unit.inputs) inputs[i] = dequantize(anchor.inputs[i]!, layer.integer(anchor.inputs[i]!), null);
-  for (const i of unit.constants) inputs[i] = dequantize(anchor.inputs[i]!, layer.constant(anchor.inputs[i]!), null);
-  let bias: string | null = null;
-  if (unit.weight) {
-    const at = unit.row!.weight!.input;
-    const codes = layer.weight();
-    inputs[at] = dequantize(anchor.inputs[at]!, codes, unit.row!.weight!.axis(anchor, unit.weight));
-    const b = layer.bias();
-    if (b) bias = dequantize(unit.bias ?? `${unit.name}_bias`, b, 0);
-    if (bias && unit.row!.bias !== undefined) {
-      while (inputs.length < unit.row!.bias) inputs.push('');
-      inputs[unit.row!.bias] = bias;
-    }
-  }
-  const outputs = unit.outputs.map((value, i) => {
-    if (!value) return '';
-    const to = layer.output(i);
-    return 'float' in to ? to.float : layer.name(`${value}_float`);
-  });
-  if (bias && unit.row!.bias === undefined) {
-    // MatMul and Add: with the bias as DequantizeLinear of int32 the pair becomes QGemm, with or without a quantized output.
-    const product = layer.name(`${unit.name}_product`);
-    layer.push({ ...anchor, inputs, outputs: [product] });
-    const add = unit.nodes.find((n) => n.opType === 'Add')!;
-    layer.push({ ...add, inputs: [product, bias], outputs });
-  } else layer.push({ ...anchor, inputs, outputs });
-  unit.outputs.forEach((value, i) => {
-    if (!value) return;
-    const to = layer.output(i);
-    if ('codes' in to) write.node('QuantizeLinear', [outputs[i]!, to.scale, to.zeroPoint], [to.codes]);
-  });
 }

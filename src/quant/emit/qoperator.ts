@@ -1,17 +1,13 @@
 import { attrInt } from '../../onnx/graph.ts';
 import type { Attribute } from '../../onnx/model.ts';
 import type { Unit } from '../plan/units.ts';
-import type { LayerWriter } from './emit.ts';
+import type { LayerWriter, NodeWriter } from './layer.ts';
 
 /**
  * A unit as one integer operator (ONNX's QLinearConv and QLinearMatMul, com.microsoft's QGemm, QLinearAdd, …; input orders
  * as in ONNX Runtime's ContribOperators.md). What has no such operator runs on the codes under its own name.
  */
-export function qoperatorLayer(
-  unit: Unit,
-  layer: LayerWriter,
-  write: { node: (op: string, inputs: string[], outputs: string[], attributes?: [string, Attribute][]) => void },
-): void {
+export function qoperatorLayer(unit: Unit, layer: LayerWriter, write: NodeWriter): void {
   const anchor = unit.nodes[0]!;
   const kernel = unit.row!.kernel;
   const triple = (i: number): [string, string, string] =>
@@ -33,12 +29,19 @@ export function qoperatorLayer(
     const x = layer.integer(anchor.inputs[unit.inputs[0]!]!);
     const w = layer.weight();
     const b = layer.bias();
-    if (anchor.opType === 'Conv') return push('QLinearConv', '', [...x, ...w, ...outGrid, ...(b ? [b[0]] : [])], [out], anchor.attributes);
+    if (anchor.opType === 'Conv') {
+      push('QLinearConv', '', [...x, ...w, ...outGrid, ...(b ? [b[0]] : [])], [out], anchor.attributes);
+      return;
+    }
     if (anchor.opType === 'Gemm') {
       const attributes = new Map([...anchor.attributes].filter(([k]) => k === 'transA' || k === 'transB' || k === 'alpha'));
-      return push('QGemm', 'com.microsoft', [...x, ...w, b?.[0] ?? '', ...('codes' in first ? outGrid : [])], [out], attributes);
+      push('QGemm', 'com.microsoft', [...x, ...w, b?.[0] ?? '', ...('codes' in first ? outGrid : [])], [out], attributes);
+      return;
     }
-    if (!b && 'codes' in first) return push('QLinearMatMul', '', [...x, ...w, ...outGrid], [out], new Map());
+    if (!b && 'codes' in first) {
+      push('QLinearMatMul', '', [...x, ...w, ...outGrid], [out], new Map());
+      return;
+    }
     // A bias, or a float output: no QLinearMatMul takes either, of any rank; this one does.
     const product = 'codes' in first ? layer.name(`${unit.name}_product`) : out;
     let bias = '';
@@ -47,28 +50,45 @@ export function qoperatorLayer(
       write.node('DequantizeLinear', b, [bias], [['axis', { name: 'axis', kind: 'int', value: 0n }]]);
     }
     const [xs, ws] = [x, w];
-    push('MatMulIntegerToFloat', 'com.microsoft', [xs[0], ws[0], xs[1], ws[1], xs[2], ws[2], ...(bias ? [bias] : [])], [product], new Map());
+    push(
+      'MatMulIntegerToFloat',
+      'com.microsoft',
+      [xs[0], ws[0], xs[1], ws[1], xs[2], ws[2], ...(bias ? [bias] : [])],
+      [product],
+      new Map(),
+    );
     if ('codes' in first) write.node('QuantizeLinear', [product, ...outGrid], [out]);
     return;
   }
   switch (anchor.opType) {
     case 'MatMul': {
       const [a, b] = [triple(0), triple(1)];
-      if ('codes' in first) return push('QLinearMatMul', '', [...a, ...b, ...outGrid], [out], new Map());
-      return push('MatMulIntegerToFloat', 'com.microsoft', [a[0], b[0], a[1], b[1], a[2], b[2]], [out], new Map());
+      if ('codes' in first) push('QLinearMatMul', '', [...a, ...b, ...outGrid], [out], new Map());
+      else push('MatMulIntegerToFloat', 'com.microsoft', [a[0], b[0], a[1], b[1], a[2], b[2]], [out], new Map());
+      return;
     }
     case 'Concat':
-      return push(kernel.op, kernel.domain, [...outGrid, ...anchor.inputs.flatMap((_, i) => triple(i))], [out], anchor.attributes);
+      push(kernel.op, kernel.domain, [...outGrid, ...anchor.inputs.flatMap((_, i) => triple(i))], [out], anchor.attributes);
+      return;
     case 'Where':
-      return push(kernel.op, kernel.domain, [anchor.inputs[0]!, ...triple(1), ...triple(2), ...outGrid], [out], anchor.attributes);
+      push(kernel.op, kernel.domain, [anchor.inputs[0]!, ...triple(1), ...triple(2), ...outGrid], [out], anchor.attributes);
+      return;
     case 'Softmax': {
       const attributes = new Map<string, Attribute>([
         ['axis', { name: 'axis', kind: 'int', value: BigInt(attrInt(anchor, 'axis', -1)) }],
         ['opset', { name: 'opset', kind: 'int', value: 13n }],
       ]);
-      return push(kernel.op, kernel.domain, [...triple(0), ...outGrid], [out], attributes);
+      push(kernel.op, kernel.domain, [...triple(0), ...outGrid], [out], attributes);
+      return;
     }
     default:
-      return push(kernel.op, kernel.domain, [...anchor.inputs.flatMap((value, i) => (value ? triple(i) : [])), ...outGrid], [out], anchor.attributes);
+      push(
+        kernel.op,
+        kernel.domain,
+        [...anchor.inputs.flatMap((value, i) => (value ? triple(i) : [])), ...outGrid],
+        [out],
+        anchor.attributes,
+      );
+      return;
   }
 }
