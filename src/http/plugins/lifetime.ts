@@ -17,6 +17,13 @@ export function registerLifetime(app: App): { closing: AbortSignal } {
     });
     Object.defineProperty(request, 'gone', { value: gone.signal });
   });
-  app.addHook('preClose', async () => closing.abort());
+  let sweep: NodeJS.Timeout | undefined;
+  app.addHook('preClose', async () => {
+    closing.abort();
+    // `close` ends the connections that are idle when it is called; those that finish what they had come after it.
+    sweep = setInterval(() => app.server.closeIdleConnections(), 100);
+    sweep.unref();
+  });
+  app.addHook('onClose', async () => clearInterval(sweep));
   return { closing: closing.signal };
 }

@@ -49,23 +49,6 @@ describe('from upload to job', () => {
   });
 
   it('makes a job with its row, event and message', async () => {
-    await api.services.profiles.create(
-      {
-        name: 'host',
-        executionProvider: 'cpu',
-        threads: null,
-        memoryLimitBytes: null,
-        allowedWeightTypes: ['int8', 'uint8'],
-        allowedActivationTypes: ['int8', 'uint8'],
-        allowedGranularities: ['tensor', 'channel'],
-        requireSymmetricActivations: false,
-        highestOpset: 21,
-        float16: true,
-        workers: [],
-        shapes: {},
-      },
-      async () => {},
-    );
     const answer = await api.call('POST', '/v1/jobs', {
       json: { model: modelId, recipe: { method: 'static' }, calibration: dataId, evaluation: dataId, metric: 'top1' },
     });

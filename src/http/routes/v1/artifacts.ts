@@ -1,3 +1,4 @@
+import { Readable } from 'node:stream';
 import type { FastifyReply, FastifyRequest } from 'fastify';
 import { Type } from 'typebox';
 import type { Content } from '../../../services/artifacts.ts';
@@ -27,7 +28,8 @@ async function sendContent(request: FastifyRequest, reply: FastifyReply, content
     .header('content-disposition', `attachment; filename="${content.filename.replace(/[^\w.-]/g, '_')}"`)
     .header('x-content-type-options', 'nosniff');
   if (wanted.status === 206) reply.header('content-range', `bytes ${start}-${end}/${content.sizeBytes}`);
-  if (request.method === 'HEAD') return reply.code(wanted.status).header('content-length', length).send();
+  // An empty stream, as Fastify writes a length of 0 where nothing is sent.
+  if (request.method === 'HEAD') return reply.code(wanted.status).header('content-length', length).send(Readable.from([]));
   const elsewhere = await content.presign(PRESIGNED_SECONDS);
   if (elsewhere !== null) {
     for (const name of ['content-type', 'content-disposition', 'content-range', 'accept-ranges']) reply.removeHeader(name);

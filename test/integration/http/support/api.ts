@@ -4,12 +4,13 @@ import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Compile } from 'typebox/compile';
+import { builtInProfiles } from '../../../../src/domain/built-in-profiles.ts';
 import { type AppOptions, buildApp } from '../../../../src/http/app.ts';
 import { allComponents } from '../../../../src/http/schemas/common.ts';
 import type { App } from '../../../../src/http/types.ts';
 import { openBroker } from '../../../../src/queue/index.ts';
 import { createServices, type Services } from '../../../../src/services/index.ts';
-import { type Database, migrate, openDatabase, openDiskStore, startEmbedded } from '../../../../src/store/index.ts';
+import { type Database, migrate, openDatabase, openDiskStore, profiles, startEmbedded } from '../../../../src/store/index.ts';
 import { createMetrics } from '../../../../src/telemetry/metrics.ts';
 
 export const KEY = 'an-admin-key-for-tests';
@@ -60,6 +61,7 @@ export async function startApi(options: Partial<AppOptions> & { webhookAllow?: s
     webhookAllow: options.webhookAllow ?? [],
   });
   await services.keys.ensureFirst(KEY);
+  for (const profile of builtInProfiles(null)) await profiles.ensureBuiltIn(db.client, profile);
   await services.start();
   const app = await buildApp({
     logger: false,
@@ -158,6 +160,3 @@ function inlined(schema: unknown, components: Record<string, object>): unknown {
   }
   return Object.fromEntries(Object.entries(schema).map(([name, part]) => [name, inlined(part, components)]));
 }
-
-/** A stored .npz (no compression) of float32 and int64 arrays. */
-export { npz } from './npz.ts';
