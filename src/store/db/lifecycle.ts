@@ -124,7 +124,8 @@ async function finish(tx: Tx, where: { id: string; status: 'queued' | 'running';
   if (endpoint && !endpoint.disabledAt && (endpoint.events.length === 0 || endpoint.events.includes(type))) {
     const deliveryId = newId('webhookDelivery');
     // Thin: who wants the figures fetches the job, and so never acts on a stale or forged copy of them.
-    const body = JSON.stringify({ type, timestamp: job.endedAt!.toISOString(), data: { id: where.id, status: how.status } });
+    const data = { jobId: where.id, status: how.status, best: how.bestVariantId ?? null, href: `/v1/jobs/${where.id}` };
+    const body = JSON.stringify({ type, timestamp: job.endedAt!.toISOString(), data });
     await tx.webhookDelivery.create({ data: { id: deliveryId, endpointId: endpoint.id, jobId: where.id, eventType: type, body } });
     await outbox.add(tx, { kind: 'deliver-webhook', payload: { deliveryId } });
   }

@@ -76,7 +76,10 @@ describe('deliveries', () => {
       timestamp: string;
       data: { status: string };
     };
-    expect(event).toMatchObject({ type: 'job.failed', data: { status: 'failed' } });
+    expect(event).toMatchObject({
+      type: 'job.failed',
+      data: { status: 'failed', best: null, href: expect.stringMatching(/^\/v1\/jobs\/job_/) },
+    });
     expect(Math.abs(Date.parse(event.timestamp) - Date.now())).toBeLessThan(60_000);
     expect(() => new Webhook(secret).verify(body.replace('failed', 'succeeded'), headers as Record<string, string>)).toThrow();
     expect(await deliveryOf(id, delivery)).toMatchObject({
