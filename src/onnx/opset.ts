@@ -41,7 +41,7 @@ import { inferShapesAndValues } from './shapes.ts';
 import { dataTypeName, floatTensor, int64Tensor, isFloatType, tensorFromNumbers } from './tensor.ts';
 
 /** Versions that `upgradeOpset` goes to: from where QDQ can be per channel, to where the changes are only types again. */
-export const UPGRADE_TARGETS = { lowest: 13, highest: 21 } as const;
+const UPGRADE_TARGETS = { lowest: 13, highest: 21 } as const;
 
 /** The IR version that came with each opset (ONNX's Versioning.md); a file of that opset must not have an older one. */
 const IR_OF_OPSET: readonly [opset: number, ir: number][] = [
@@ -87,7 +87,7 @@ export function upgradeOpset(model: Model, target: number): Model {
 }
 
 /** Raises a model's IR version, where it is lower. From 4 on initializers need not be inputs, and are none any more. Changes the model. */
-export function raiseIrVersion(model: Model, irVersion: number): void {
+function raiseIrVersion(model: Model, irVersion: number): void {
   if (model.irVersion >= irVersion) return;
   if (model.irVersion < 4 && irVersion >= 4) for (const graph of allGraphs(model.graph)) dropInitializerInputs(graph);
   model.irVersion = irVersion;

@@ -7,7 +7,7 @@ import { assertModelSize, parseModelHeaders } from './reader.ts';
 import { dataTypeName, elementCount, isFloatType } from './tensor.ts';
 import { checkModel, floatTypes, quantizedOperators } from './validate.ts';
 
-export interface ValueSummary {
+interface ValueSummary {
   name: string;
   /** As numpy names it (float32, int64, bool, …), or `other` for sequences, maps and the like. */
   type: string;
