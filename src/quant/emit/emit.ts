@@ -32,7 +32,8 @@ const intAttribute = (name: string, value: number): [string, Attribute] => [name
  * 2. A value made in integers and read in float, or an output of the graph, gets a DequantizeLinear that keeps its name:
  *    inputs and outputs of the graph stay as they were.
  * 3. Each integer reader has a DequantizeLinear of its own; scales and zero points are rank 0 (runtime.md, rule 6).
- * 4. An activation that folds is left out: the grid's ends do its work (which also avoids the Clip edge bug, rule 7).
+ * 4. An activation that folds is left out: the grid's ends do its work (which also avoids the Clip edge bug, rule 7). Where
+ *    they can't, because the output is float or its grid is wider, it follows: in float, or as a Clip of the codes.
  * 5. A layer left in float between integer ones is guarded from being quantized by the runtime itself (runtime.md, 2): a
  *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says.
  * 6. Nothing that nobody reads is left (rule 12).
@@ -145,11 +146,48 @@ export function emit(
     },
     output: (index) => {
       const value = unit.outputs[index]!;
-      if (!madeInIntegers(value)) return { float: value };
+      const before = unclipped(unit);
+      if (!madeInIntegers(value)) return { float: before ?? value };
       const [scale, zeroPoint] = gridParameters(value);
-      return { codes: codes(value), scale, zeroPoint };
+      return { codes: before ?? codes(value), scale, zeroPoint };
     },
   });
+
+  /** The bounds of a unit's folded activation in codes, where its output's grid passes them by more than rounding does; null = the grid does its work. */
+  const bounds = (unit: Unit): { lo: number; hi: number } | null => {
+    const grid = quantization.grid(unit.outputs[0]!);
+    const low = grid.type === 'uint8' ? 0 : -128;
+    const code = (x: number) => Math.max(low, Math.min(low + 255, Math.round(x / grid.scale) + grid.zeroPoint));
+    const [lo, hi] = [code(unit.clip.lo), code(unit.clip.hi)];
+    return lo > low + 1 || hi < low + 254 ? { lo, hi } : null;
+  };
+  const unclippedNames = new Map<Unit, string | null>();
+  /** Where a unit writes what its folded activation is still to be applied to; null = nothing is left to be done. */
+  const unclipped = (unit: Unit): string | null => {
+    let n = unclippedNames.get(unit);
+    if (n === undefined) {
+      const value = unit.outputs[0]!;
+      const folded = Number.isFinite(unit.clip.lo) || Number.isFinite(unit.clip.hi);
+      n = folded && (!madeInIntegers(value) || bounds(unit)) ? name(`${value}_unclipped`) : null;
+      unclippedNames.set(unit, n);
+    }
+    return n;
+  };
+  /** Rule 4's exceptions: an output in float has no grid's ends, and a grid may be wider than the activation's bounds. Both cost one pass. */
+  const activate = (unit: Unit) => {
+    const from = unclipped(unit);
+    if (from === null) return;
+    const value = unit.outputs[0]!;
+    const activation = unit.nodes.at(-1)!;
+    if (!madeInIntegers(value)) {
+      push({ ...activation, inputs: [from, ...activation.inputs.slice(1)], outputs: [value] });
+      return;
+    }
+    const grid = quantization.grid(value);
+    const { lo, hi } = bounds(unit)!;
+    const bound = (which: string, code: number) => initializer(`${value}_${which}`, scalarType(grid), [], codesOf(grid, [code]));
+    node('Clip', [from, bound('lowest', lo), bound('highest', hi)], [codes(value)]);
+  };
 
   /** Through units that only move data and stay in float: whether the runtime could bring a DequantizeLinear next to this value. */
   const comesFromCodes = (value: string): boolean => {
@@ -213,6 +251,7 @@ export function emit(
     if (isInteger(unit)) {
       if (format === 'qdq') qdqLayer(unit, writer(unit), { node });
       else qoperatorLayer(unit, writer(unit), { node });
+      activate(unit);
       continue;
     }
     const guard = guardOf(unit);
