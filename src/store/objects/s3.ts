@@ -151,10 +151,10 @@ export async function openS3Store(options: S3Options): Promise<ObjectStore> {
       return answer && { sha256, sizeBytes: answer.ContentLength ?? 0, modifiedAt: answer.LastModified ?? new Date() };
     },
 
-    read: (sha256, range) => read(keyOf(sha256), range, () => missing(sha256)),
+    read: async (sha256, range) => read(keyOf(sha256), range, () => missing(sha256)),
     localPath: async () => null,
 
-    presign: (sha256, seconds, response = {}) =>
+    presign: async (sha256, seconds, response = {}) =>
       getSignedUrl(
         presigner,
         new GetObjectCommand({
