@@ -1,5 +1,5 @@
 import type { ProfiledNode, Runner, Session, TensorValue } from '../../domain/runner.ts';
-import type { Model, TensorType } from '../../onnx/model.ts';
+import { feedInputs, type Model, type TensorType } from '../../onnx/model.ts';
 import { chooseByCost, crossingUs } from '../plan/plan.ts';
 import type { Unit } from '../plan/units.ts';
 import { openModel } from '../session.ts';
@@ -82,6 +82,17 @@ async function profile(input: MeasureInput, model: Model, seconds = 0.25): Promi
 /** What conversions are taken to cost, relative to the estimate: one guess would miss models whose layouts change at them. */
 const CROSSING_FACTORS = [0.4, 1, 2.5];
 
+/**
+ * Plans that are good often enough to be raced whatever the profile said (a profile taken on a busy machine misleads the cut):
+ * the layers with weights alone; those and what moves data between them; everything but the layers that read the inputs.
+ */
+function usualPlans(units: Unit[], allowed: ReadonlySet<number>, inputs: ReadonlySet<string>): Set<number>[] {
+  const where = (keep: (unit: Unit) => boolean) => new Set(units.filter((u) => allowed.has(u.id) && keep(u)).map((u) => u.id));
+  const readsInput = (unit: Unit) => unit.nodes[0]!.inputs.some((value) => inputs.has(value));
+  const weighted = (unit: Unit) => unit.weight !== null;
+  return [where(weighted), where((u) => (weighted(u) || u.row!.moves === true) && !readsInput(u)), where((u) => !readsInput(u))];
+}
+
 /** Of the connected parts of a plan, the one with the greatest gain once its conversions are paid (which may be below zero). */
 function leastLoss(units: Unit[], plan: ReadonlySet<number>, costs: LayerCosts['units'], types: ReadonlyMap<string, TensorType>): Set<number> {
   const makers = new Map<string, Unit>();
@@ -141,11 +152,12 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
   const key = (plan: ReadonlySet<number>) => [...plan].sort((a, b) => a - b).join(' ');
   const add = (plan: Set<number>) => plan.size && plans.set(key(plan), plan);
   add(new Set(allowed));
+  for (const plan of usualPlans(units, allowed, new Set(feedInputs(input.prepared.graph).map((i) => i.name)))) add(plan);
   const cut = () => {
     const before = plans.size;
     for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
     // Nothing pays: the island that loses least, so that what is handed out is as little slower as can be.
-    if (plans.size === 1) add(leastLoss(units, chooseByCost(units, allowed, { units: table() }, input.types, 0), table(), input.types));
+    if (plans.size <= 4) add(leastLoss(units, chooseByCost(units, allowed, { units: table() }, input.types, 0), table(), input.types));
     return plans.size > before;
   };
   cut();
