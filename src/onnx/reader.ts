@@ -61,12 +61,7 @@ export function parseModel(bytes: Uint8Array, options: ReadOptions = {}): Model 
         `Tensor '${tensor}' has its data at bytes ${offset} to ${offset + size} of '${location}', which has ${file.size} bytes.`,
       );
     }
-    if (size !== needed) {
-      throw new HalftoneError(
-        'external-data-range',
-        `Tensor '${tensor}' needs ${needed} bytes, and ${size} are set aside for it in '${location}'.`,
-      );
-    }
+    if (size !== needed) throw wrongLength(tensor, needed, size, location);
     return { kind: 'file', path: file.path, offset, length: size };
   }).model();
 }
@@ -74,11 +69,19 @@ export function parseModel(bytes: Uint8Array, options: ReadOptions = {}): Model 
 /** A model whose external data is not looked at: its tensors' `path` is the normalised relative location. For headers alone. */
 export function parseModelHeaders(bytes: Uint8Array): { model: Model; externalFiles: string[] } {
   const locations = new Set<string>();
-  const model = new ModelReader(bytes, (location, offset, _length, _tensor, needed) => {
+  const model = new ModelReader(bytes, (location, offset, length, tensor, needed) => {
+    if (length !== undefined && length !== needed) throw wrongLength(tensor, needed, length, location);
     locations.add(location);
     return { kind: 'file', path: location, offset, length: needed };
   }).model();
   return { model, externalFiles: [...locations] };
+}
+
+function wrongLength(tensor: string, needed: number, length: number, location: string): HalftoneError {
+  return new HalftoneError(
+    'external-data-range',
+    `Tensor '${tensor}' needs ${needed} bytes, and ${length} are set aside for it in '${location}'.`,
+  );
 }
 
 type FindExternal = (location: string, offset: number, length: number | undefined, tensor: string, needed: number) => TensorData;

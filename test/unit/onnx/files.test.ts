@@ -207,6 +207,10 @@ describe('external data', () => {
     );
   });
 
+  it('a length that is not the tensor’s is found in the headers alone', async () => {
+    expect((await failure(() => parseModelHeaders(pointing({ location: 'a.bin', length: '12' })))).code).toBe('external-data-range');
+  });
+
   it('a model file that no runtime could read is refused by its size', async () => {
     const path = join(freshFolder(), 'm.onnx');
     writeFileSync(path, '');
