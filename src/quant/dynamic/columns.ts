@@ -9,7 +9,8 @@ const PAIR_LIMIT = 128;
  * of a column can leave 16 bits whatever the activations are, as it would on x86 without VNNI, where u8×s8 products are
  * added in pairs (2i, 2i+1) along K with saturation (processors/README.md): a column in which two neighbours of one sign
  * add up to more than 128 gets a larger scale, just as large as it must be (at most what 7 bits would be).
- * u8 weights run in other kernels, which don't saturate.
+ * u8 weights run in other kernels, which don't saturate. s8 weights have zero point 0 then, also where the recipe would
+ * let them have another: a zero weight would be a code like −128, and saturate.
  */
 export function quantizeColumns(
   x: Float32Array,
@@ -20,9 +21,10 @@ export function quantizeColumns(
 ): QuantizedWeight {
   const dims = [rows, columns];
   const axis = weights.granularity === 'tensor' ? null : 1;
-  const grid = weightScales(x, dims, axis, weights);
+  const safe = avoidSaturation && weights.type === 'int8';
+  const grid = weightScales(x, dims, axis, safe ? { ...weights, symmetric: true } : weights);
   let quantized = roundWeight(x, dims, axis, weights.type, grid);
-  if (!avoidSaturation || weights.type !== 'int8') return quantized;
+  if (!safe) return quantized;
   // Rounding can add a step to what the new scale allows, so look again; each round raises the scales that still exceed it.
   for (let round = 0; round < 8; round++) {
     const worst = worstPairs(quantized.data, rows, columns);
@@ -31,7 +33,6 @@ export function quantizeColumns(
       const sum = axis === null ? Math.max(...worst) : worst[c]!;
       if (sum <= PAIR_LIMIT) continue;
       grid.scales[c] = grid.scales[c]! * Math.max(sum / PAIR_LIMIT, 1.002);
-      // A zero point would have to move with the scale; it is kept where it is: codes shrink towards it, none overflows.
       changed = true;
     }
     if (!changed) return quantized;
