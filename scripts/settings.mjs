@@ -10,6 +10,6 @@ await main(async () => {
   const readme = readFileSync(at('README.md'), 'utf8');
   writeFileSync(
     at('README.md'),
-    readme.replace(/(<!-- settings -->\n)[^]*(<!-- \/settings -->)/, (_, start, end) => `${start}${table}\n${end}`),
+    readme.replace(/(<!-- settings -->\n)[\s\S]*(<!-- \/settings -->)/, (_, start, end) => `${start}${table}\n${end}`),
   );
 });

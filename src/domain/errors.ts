@@ -13,10 +13,18 @@ export const ERRORS = {
   // the request
   'validation-failed': entry(422, 'The request does not match the schema', 'Correct the fields that `errors` points at.'),
   'malformed-body': entry(400, 'The body could not be read', 'Send well-formed JSON, or the bytes that Content-Length promises.'),
-  'unsupported-media-type': entry(415, 'The content type is not taken here', 'Use one of the content types that the API reference names for this route.'),
+  'unsupported-media-type': entry(
+    415,
+    'The content type is not taken here',
+    'Use one of the content types that the API reference names for this route.',
+  ),
   'not-found': entry(404, 'There is no such thing', 'Check the id; deleted things do not come back.'),
   'method-not-allowed': entry(405, 'The method is not allowed on this path', 'See the Allow header and the API reference.'),
-  unauthenticated: entry(401, 'A valid API key is needed', 'Send `Authorization: Bearer <key>` with a key that is neither deleted nor expired.'),
+  unauthenticated: entry(
+    401,
+    'A valid API key is needed',
+    'Send `Authorization: Bearer <key>` with a key that is neither deleted nor expired.',
+  ),
   forbidden: entry(403, 'The key may not do this', 'Use a key with the scope named in the detail.'),
   'rate-limited': entry(429, 'Too many requests', 'Wait as long as Retry-After says.'),
   'payload-too-large': entry(413, 'The body is over the limit', 'Send a smaller file, or have the operator raise the limit.'),
@@ -37,15 +45,31 @@ export const ERRORS = {
   'not-onnx': entry(422, 'The file is not an ONNX model', 'Export the model to ONNX and send the .onnx file.'),
   'model-corrupt': entry(422, 'The ONNX file is damaged', 'Export it again; the detail names the place that does not add up.'),
   'model-limit-exceeded': entry(422, 'The model goes beyond a limit of the reader', 'The detail names the limit and its reason.'),
-  'external-data-missing': entry(422, 'An external-data file is missing', 'Send it as a further multipart part, named by its relative path.'),
-  'external-data-path': entry(422, 'An external-data path leaves the model’s folder', 'Save the model with relative paths inside its folder.'),
+  'external-data-missing': entry(
+    422,
+    'An external-data file is missing',
+    'Send it as a further multipart part, named by its relative path.',
+  ),
+  'external-data-path': entry(
+    422,
+    'An external-data path leaves the model’s folder',
+    'Save the model with relative paths inside its folder.',
+  ),
   'external-data-range': entry(422, 'A tensor’s external data lies outside its file', 'Export again, or send the file whole.'),
   'opset-unsupported': entry(422, 'The opset is not supported', 'Export with an opset within the range that the detail names.'),
   'graph-invalid': entry(422, 'The graph is not valid', 'The detail names the node and what is wrong with it.'),
-  'operator-unsupported': entry(422, 'An operator is not known to the runtime', 'Replace the custom operator, or leave it out of the exported model.'),
+  'operator-unsupported': entry(
+    422,
+    'An operator is not known to the runtime',
+    'Replace the custom operator, or leave it out of the exported model.',
+  ),
   'already-quantized': entry(422, 'The model is quantized already', 'Send the float model that it was made from.'),
   'nothing-to-quantize': entry(422, 'Nothing in the model can be quantized', 'The detail says what the model consists of.'),
-  'model-does-not-run': entry(422, 'The float model does not run', 'Check it in ONNX Runtime with the same data; the detail has the runtime’s words.'),
+  'model-does-not-run': entry(
+    422,
+    'The float model does not run',
+    'Check it in ONNX Runtime with the same data; the detail has the runtime’s words.',
+  ),
   'model-not-finite': entry(422, 'The float model gives NaN or Inf on this data', 'Check the data’s preprocessing and the model.'),
   'model-deleted': entry(422, 'The model was deleted', 'Upload it again.'),
   // the data
@@ -61,8 +85,16 @@ export const ERRORS = {
   'dataset-labels': entry(422, 'The labels do not fit', 'One integer a sample, or a sequence padded with −1.'),
   'dataset-deleted': entry(422, 'The data set was deleted', 'Upload it again.'),
   // the job
-  'calibration-missing': entry(422, 'A static recipe needs calibration data', 'Give `calibration`, a data set of some hundred representative samples.'),
-  'recipe-unsupported': entry(422, 'The recipe asks for what does not exist yet', 'The detail names the option and what can be used instead.'),
+  'calibration-missing': entry(
+    422,
+    'A static recipe needs calibration data',
+    'Give `calibration`, a data set of some hundred representative samples.',
+  ),
+  'recipe-unsupported': entry(
+    422,
+    'The recipe asks for what does not exist yet',
+    'The detail names the option and what can be used instead.',
+  ),
   'profile-forbids': entry(422, 'The device profile forbids what the recipe asks', 'Change the recipe or the profile.'),
   'profile-not-measurable': entry(422, 'No worker can measure this device profile', 'Start a worker that carries the profile’s labels.'),
   'metric-unsuitable': entry(422, 'The metric does not fit the data or the output', 'The detail says what the metric needs.'),
@@ -71,7 +103,11 @@ export const ERRORS = {
   'gate-not-finite': entry(422, 'The quantized model gives NaN or Inf', 'The detail names the node; leave it out with `exclude`.'),
   'gate-io-changed': entry(422, 'The quantized file has other inputs or outputs', 'This is a fault of ours.'),
   'child-crashed': entry(500, 'The job’s process died', 'Tried three times at the same stage; the detail has the signal.'),
-  'child-memory': entry(500, 'The job’s process went over its memory limit', 'Raise JOB_MEMORY_BYTES, or send a smaller model or fewer samples at once.'),
+  'child-memory': entry(
+    500,
+    'The job’s process went over its memory limit',
+    'Raise JOB_MEMORY_BYTES, or send a smaller model or fewer samples at once.',
+  ),
   'child-deadline': entry(500, 'The job went over its deadline', 'Raise JOB_DEADLINE_SECONDS.'),
   canceled: entry(409, 'The job was canceled', 'Start a new one.'),
   // webhooks

@@ -2,7 +2,18 @@
 
 /** Element types that cross the port, named as numpy names them. */
 export type ElementType =
-  | 'float32' | 'float64' | 'float16' | 'int8' | 'uint8' | 'int16' | 'uint16' | 'int32' | 'uint32' | 'int64' | 'uint64' | 'bool';
+  | 'float32'
+  | 'float64'
+  | 'float16'
+  | 'int8'
+  | 'uint8'
+  | 'int16'
+  | 'uint16'
+  | 'int32'
+  | 'uint32'
+  | 'int64'
+  | 'uint64'
+  | 'bool';
 
 /** A dense tensor: little-endian bytes, row-major. `bytes` is never written to by its receiver. */
 export interface TensorValue {
@@ -75,7 +86,11 @@ export interface Session {
    * Runs once and feeds the outputs that have an observer to it where they lie, without copying them into JavaScript.
    * `fetches` are returned as `run` returns them.
    */
-  observe(feeds: Record<string, TensorValue>, observers: Record<string, Observer>, fetches?: string[]): Promise<Record<string, TensorValue>>;
+  observe(
+    feeds: Record<string, TensorValue>,
+    observers: Record<string, Observer>,
+    fetches?: string[],
+  ): Promise<Record<string, TensorValue>>;
   /** Ends profiling and returns each node's cost; the session must have been opened with `profilePrefix`. */
   endProfile(): Promise<ProfiledNode[]>;
   close(): void;
@@ -90,5 +105,9 @@ export interface Runner {
   open(model: string | Uint8Array, options: SessionOptions): Promise<Session>;
   observer(options: ObserverOptions): Observer;
   /** Sessions of one signature take turns over the feeds, outside JavaScript: ms of each run, by session and block. */
-  interleave(sessions: Session[], feeds: Record<string, TensorValue>[], options: { blocks: number; seconds: number }): Promise<Float64Array[][]>;
+  interleave(
+    sessions: Session[],
+    feeds: Record<string, TensorValue>[],
+    options: { blocks: number; seconds: number },
+  ): Promise<Float64Array[][]>;
 }

@@ -13,7 +13,11 @@ export interface OutputError {
 }
 
 /** Adds one run's outputs to the errors. A value that is not finite counts as infinite noise. */
-export function addErrors(errors: Map<string, OutputError>, reference: Record<string, TensorValue>, got: Record<string, TensorValue>): void {
+export function addErrors(
+  errors: Map<string, OutputError>,
+  reference: Record<string, TensorValue>,
+  got: Record<string, TensorValue>,
+): void {
   for (const [name, r] of Object.entries(reference)) {
     if (r.type !== 'float32') continue;
     const g = got[name];
@@ -56,7 +60,12 @@ export function relativeNoise(errors: ReadonlyMap<string, OutputError>, primary:
 export const decibels = (noise: number): number => (noise > 0 ? Math.min(60, -10 * Math.log10(noise)) : 60);
 
 /** A model's outputs for each run, with the float model's beside them. */
-export async function noiseOf(session: Session, runs: Record<string, TensorValue>[], reference: Record<string, TensorValue>[], primary: string | null): Promise<number> {
+export async function noiseOf(
+  session: Session,
+  runs: Record<string, TensorValue>[],
+  reference: Record<string, TensorValue>[],
+  primary: string | null,
+): Promise<number> {
   const errors = new Map<string, OutputError>();
   for (const [i, feeds] of runs.entries()) addErrors(errors, reference[i]!, await session.run(feeds, Object.keys(reference[i]!)));
   return relativeNoise(errors, primary);

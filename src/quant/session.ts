@@ -10,7 +10,8 @@ const IN_MEMORY_BYTES = 256e6;
 /** Opens a model in the runtime, through memory where it is small and through a file in `workDir` where it is not. */
 export async function openModel(runner: Runner, model: Model, workDir: string, options: SessionOptions): Promise<Session> {
   let bytes = 0;
-  for (const tensor of model.graph.initializers.values()) bytes += tensor.data.kind === 'bytes' ? tensor.data.bytes.length : tensor.data.length;
+  for (const tensor of model.graph.initializers.values())
+    bytes += tensor.data.kind === 'bytes' ? tensor.data.bytes.length : tensor.data.length;
   if (bytes <= IN_MEMORY_BYTES) return runner.open(serializeModel(model), options);
   const { mkdtemp, rm } = await import('node:fs/promises');
   const folder = await mkdtemp(join(workDir, 'session-'));

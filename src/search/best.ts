@@ -13,9 +13,14 @@ export function qualityProblem(evaluation: Evaluation, constraint: Constraint): 
   const percent = (x: number) => `${(100 * x).toFixed(2)}%`;
   if (evaluation.metric !== 'agreement' && evaluation.metric !== 'sqnr') {
     const drop = evaluation.drop ?? 0;
-    return drop <= constraint.maxAccuracyDrop + 1e-9 ? null : `it loses ${drop.toFixed(4)} of ${evaluation.metric}, and ${constraint.maxAccuracyDrop} is allowed`;
+    return drop <= constraint.maxAccuracyDrop + 1e-9
+      ? null
+      : `it loses ${drop.toFixed(4)} of ${evaluation.metric}, and ${constraint.maxAccuracyDrop} is allowed`;
   }
-  if (evaluation.agreement !== null) return evaluation.agreement >= MIN_AGREEMENT ? null : `it agrees with the float model on ${percent(evaluation.agreement)}, and ${percent(MIN_AGREEMENT)} are needed`;
+  if (evaluation.agreement !== null)
+    return evaluation.agreement >= MIN_AGREEMENT
+      ? null
+      : `it agrees with the float model on ${percent(evaluation.agreement)}, and ${percent(MIN_AGREEMENT)} are needed`;
   const sqnr = evaluation.sqnrDb ?? 0;
   return sqnr >= MIN_SQNR_DB ? null : `its SQNR is ${sqnr.toFixed(1)} dB, and ${MIN_SQNR_DB} are needed`;
 }
@@ -42,6 +47,10 @@ export function chooseBest(variants: VariantResult[], target: string, constraint
       else if (!best || value > best.speedup) best = { index: variant.index, speedup: value };
     }
   }
-  if (best) return { best: best.index, reason: `variant ${best.index} runs ${best.speedup.toFixed(2)} times as fast as the float model on ${target} and loses no more than is allowed${reasons.length ? `; ${reasons.join('; ')}` : ''}` };
+  if (best)
+    return {
+      best: best.index,
+      reason: `variant ${best.index} runs ${best.speedup.toFixed(2)} times as fast as the float model on ${target} and loses no more than is allowed${reasons.length ? `; ${reasons.join('; ')}` : ''}`,
+    };
   return { best: null, reason: `the float model is the best: ${reasons.join('; ') || 'no variant was made'}` };
 }

@@ -41,7 +41,10 @@ export async function gate(
     });
   try {
     if (JSON.stringify([session.inputs, session.outputs]) !== JSON.stringify([float.inputs, float.outputs])) {
-      throw new HalftoneError('gate-io-changed', `expected ${JSON.stringify([float.inputs, float.outputs])}, got ${JSON.stringify([session.inputs, session.outputs])}`);
+      throw new HalftoneError(
+        'gate-io-changed',
+        `expected ${JSON.stringify([float.inputs, float.outputs])}, got ${JSON.stringify([session.inputs, session.outputs])}`,
+      );
     }
     const outputs: Record<string, TensorValue>[] = [];
     for (const feed of feeds) {

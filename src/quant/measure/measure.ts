@@ -94,7 +94,12 @@ function usualPlans(units: Unit[], allowed: ReadonlySet<number>, inputs: Readonl
 }
 
 /** Of the connected parts of a plan, the one with the greatest gain once its conversions are paid (which may be below zero). */
-function leastLoss(units: Unit[], plan: ReadonlySet<number>, costs: LayerCosts['units'], types: ReadonlyMap<string, TensorType>): Set<number> {
+function leastLoss(
+  units: Unit[],
+  plan: ReadonlySet<number>,
+  costs: LayerCosts['units'],
+  types: ReadonlyMap<string, TensorType>,
+): Set<number> {
   const makers = new Map<string, Unit>();
   for (const unit of units) for (const output of unit.outputs) if (output) makers.set(output, unit);
   const island = new Map<number, Set<number>>();
@@ -169,7 +174,8 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
       const waiting = [...plans].filter(([k]) => !ratios.has(k));
       const sessions: Session[] = [];
       try {
-        for (const [, plan] of waiting) sessions.push(await openModel(input.runner, input.emit(plan), input.workDir, { threads: input.threads }));
+        for (const [, plan] of waiting)
+          sessions.push(await openModel(input.runner, input.emit(plan), input.workDir, { threads: input.threads }));
         if (!sessions.length) return;
         const seconds = Math.min(3, Math.max(0.4, (float.ms / 1000) * 12)) * sessions.length;
         const times = await input.runner.interleave([floatSession, ...sessions], input.feeds.slice(0, 1), { blocks: 7, seconds });

@@ -84,7 +84,7 @@ export const OPERATORS: Readonly<Record<string, OperatorRow>> = {
       if (attrFloat(node, 'alpha', 1) !== 1 || attrFloat(node, 'beta', 1) !== 1) return 'alpha and beta must be 1';
       if (attrInt(node, 'transA', 0)) return 'transA has no integer kernel';
       const bias = node.inputs[2] ? context.constant(node.inputs[2]) : undefined;
-      if (node.inputs[2] && (!bias || bias.dims.length !== 1)) return 'the bias is not a constant vector';
+      if (node.inputs[2] && bias?.dims.length !== 1) return 'the bias is not a constant vector';
       return null;
     },
   },
@@ -104,19 +104,22 @@ export const OPERATORS: Readonly<Record<string, OperatorRow>> = {
     folds: true,
     guard: 'after',
     kernel: { op: 'QLinearAveragePool', domain: 'com.microsoft' },
-    refuses: (node) =>
-      attrInts(node, 'dilations', []).some((d) => d !== 1) ? 'dilated average pooling has no integer kernel' : null,
+    refuses: (node) => (attrInts(node, 'dilations', []).some((d) => d !== 1) ? 'dilated average pooling has no integer kernel' : null),
   },
   GlobalAveragePool: { activations: [0], folds: true, guard: 'after', kernel: { op: 'QLinearGlobalAveragePool', domain: 'com.microsoft' } },
-  Concat: { activations: 'all', prefersOneScale: true, folds: true, guard: 'after', kernel: { op: 'QLinearConcat', domain: 'com.microsoft' } },
+  Concat: {
+    activations: 'all',
+    prefersOneScale: true,
+    folds: true,
+    guard: 'after',
+    kernel: { op: 'QLinearConcat', domain: 'com.microsoft' },
+  },
   Sigmoid: { activations: [0], guard: 'after', kernel: { op: 'QLinearSigmoid', domain: 'com.microsoft' } },
   LeakyRelu: { activations: [0], guard: 'after', kernel: { op: 'QLinearLeakyRelu', domain: 'com.microsoft' } },
   Softmax: { activations: [0], guard: 'after', kernel: { op: 'QLinearSoftmax', domain: 'com.microsoft' } },
   Where: { activations: [1, 2], guard: 'after', kernel: { op: 'QLinearWhere', domain: 'com.microsoft' } },
   MaxPool: mover('axis', (node) => (node.outputs.length > 1 && node.outputs[1] ? 'the indices output has no integer form' : null)),
-  Resize: mover('axis', (node) =>
-    attrString(node, 'mode', 'nearest') === 'nearest' ? null : 'only nearest resizing runs on integers',
-  ),
+  Resize: mover('axis', (node) => (attrString(node, 'mode', 'nearest') === 'nearest' ? null : 'only nearest resizing runs on integers')),
   Split: mover(),
   Gather: mover(),
   Slice: mover(),
@@ -160,7 +163,8 @@ export function match(
   const candidates = row.activations === 'all' ? node.inputs.map((_, i) => i) : row.activations;
   if (row.weight) {
     weight = context.constant(node.inputs[row.weight.input]!) ?? null;
-    if (weight && (weight.dataType !== DataType.FLOAT || row.weight.axis(node, weight) === null)) return { reason: 'the weight has a form without an integer kernel' };
+    if (weight && (weight.dataType !== DataType.FLOAT || row.weight.axis(node, weight) === null))
+      return { reason: 'the weight has a form without an integer kernel' };
     // MatMul alone also takes two activations; everything else needs its weight as a constant.
     if (!weight && node.opType !== 'MatMul') return { reason: 'the weight is not a constant' };
   }

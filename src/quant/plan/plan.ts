@@ -1,12 +1,12 @@
+import type { LayerNote } from '../../domain/job.ts';
 import type { DeviceProfile } from '../../domain/profile.ts';
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
-import type { LayerNote } from '../../domain/job.ts';
 import type { Tensor, TensorType } from '../../onnx/model.ts';
 import { floatData } from '../../onnx/tensor.ts';
-import type { ActivationRanges, Observations } from '../observe/observe.ts';
+import type { Quantization } from '../emit/emit.ts';
 import type { LayerCosts } from '../measure/costs.ts';
-import { type Quantization } from '../emit/emit.ts';
-import { channelRange, quantizeBias, type QuantizedWeight, roundWeight, unitWeight, weightScales } from '../transform/weights.ts';
+import type { ActivationRanges, Observations } from '../observe/observe.ts';
+import { channelRange, type QuantizedWeight, quantizeBias, roundWeight, unitWeight, weightScales } from '../transform/weights.ts';
 import { minimumCut } from './cut.ts';
 import { type Grid, gridOf, groupRanges } from './ranges.ts';
 import type { Unit } from './units.ts';
@@ -27,10 +27,16 @@ export function matchesPattern(pattern: string, name: string): boolean {
 
 /** Why a unit may not run in integers, whatever it costs; null = it may. */
 export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Observations): LayerNote | null {
-  const note = (reason: string, detail?: string): LayerNote => ({ node: unit.name, operator: unit.operator, reason, ...(detail && { detail }) });
+  const note = (reason: string, detail?: string): LayerNote => ({
+    node: unit.name,
+    operator: unit.operator,
+    reason,
+    ...(detail && { detail }),
+  });
   if (!unit.row) return note(unit.reason === 'no-integer-kernel' ? 'no-integer-kernel' : 'kernel-condition', unit.reason ?? undefined);
   const { names, patterns, operators } = recipe.exclude;
-  if (names.includes(unit.name) || operators.includes(unit.operator) || patterns.some((p) => matchesPattern(p, unit.name))) return note('excluded-by-recipe');
+  if (names.includes(unit.name) || operators.includes(unit.operator) || patterns.some((p) => matchesPattern(p, unit.name)))
+    return note('excluded-by-recipe');
   for (const value of [...unit.inputs.map((i) => unit.nodes[0]!.inputs[i]!), ...unit.outputs.filter(Boolean)]) {
     const s = observations.get(value);
     if (!s) return note('not-observed', `${value} is not a float tensor that could be observed`);
@@ -62,7 +68,10 @@ export function chooseByCost(
   for (const unit of units) for (const output of unit.outputs) if (output) producers.set(output, unit.id);
   const vertices = units.map((unit) => {
     const cost = costs.units[unit.name];
-    return { float: cost?.floatUs ?? 0, integer: allowed.has(unit.id) ? (cost?.integerUs ?? Number.POSITIVE_INFINITY) : Number.POSITIVE_INFINITY };
+    return {
+      float: cost?.floatUs ?? 0,
+      integer: allowed.has(unit.id) ? (cost?.integerUs ?? Number.POSITIVE_INFINITY) : Number.POSITIVE_INFINITY,
+    };
   });
   const edges: { from: number; to: number; quantize: number; dequantize: number }[] = [];
   const OUTSIDE = units.length;
@@ -132,7 +141,10 @@ export function quantizationFor(input: PlanInput): Quantization {
       const x = floatData(tensor);
       const range = channelRange(x, tensor.dims, null);
       const g = gridOf({ min: range.min[0]!, max: range.max[0]! }, recipe.activations.type, symmetric);
-      constants.set(name, roundWeight(x, tensor.dims, null, g.type, { scales: Float32Array.of(g.scale), zeroPoints: Int32Array.of(g.zeroPoint) }));
+      constants.set(
+        name,
+        roundWeight(x, tensor.dims, null, g.type, { scales: Float32Array.of(g.scale), zeroPoints: Int32Array.of(g.zeroPoint) }),
+      );
     }
     if (!unit.weight) continue;
     const channelAxis = unit.row!.weight!.axis(anchor, unit.weight)!;
@@ -142,7 +154,8 @@ export function quantizationFor(input: PlanInput): Quantization {
     const original = unit.bias ? floatData(input.constant(unit.bias)!) : null;
     const takesBias = original !== null || unit.row!.bias !== undefined;
     let bias: Float32Array | null = original;
-    if (takesBias && correction) bias = Float32Array.from({ length: channels }, (_, c) => (original ? original[original.length === 1 ? 0 : c]! : 0) + correction[c]!);
+    if (takesBias && correction)
+      bias = Float32Array.from({ length: channels }, (_, c) => (original ? original[original.length === 1 ? 0 : c]! : 0) + correction[c]!);
     else if (original && original.length === 1 && channels > 1) bias = new Float32Array(channels).fill(original[0]!);
     const inputScale = grid(anchor.inputs[unit.inputs[0]!]!).scale;
     const x = unitWeight(unit);

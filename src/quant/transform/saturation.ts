@@ -47,12 +47,23 @@ export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: G
     if (perGroup === 1 && perGroupOut === 1) return found;
     for (let o = 0; o < channels; o++) {
       const [base, first] = [o * perGroup * kernel, Math.floor(o / perGroupOut) * perGroup];
-      check(o, perGroup * kernel, (i) => base + (i % perGroup) * kernel + Math.floor(i / perGroup), (i) => first + (i % perGroup));
+      check(
+        o,
+        perGroup * kernel,
+        (i) => base + (i % perGroup) * kernel + Math.floor(i / perGroup),
+        (i) => first + (i % perGroup),
+      );
     }
     return found;
   }
   const outputsFirst = unit.row!.weight!.axis(anchor, unit.weight!) === 0;
   const k = outputsFirst ? dims[1]! : dims[0]!;
-  for (let o = 0; o < channels; o++) check(o, k, (i) => (outputsFirst ? o * k + i : i * channels + o), (i) => i);
+  for (let o = 0; o < channels; o++)
+    check(
+      o,
+      k,
+      (i) => (outputsFirst ? o * k + i : i * channels + o),
+      (i) => i,
+    );
   return found;
 }

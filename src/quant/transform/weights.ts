@@ -66,7 +66,8 @@ export function weightScales(
     const largest = Math.max(-range.min[c]!, range.max[c]!);
     const steps = options.sevenBits?.has(c) ? SEVEN_BITS : 127;
     let scale = weights.symmetric ? largest / steps : (range.max[c]! - range.min[c]!) / 255;
-    if (options.bias && options.inputScale) scale = Math.max(scale, Math.abs(options.bias[axis === null ? 0 : c]!) / (BIAS_LIMIT * options.inputScale));
+    if (options.bias && options.inputScale)
+      scale = Math.max(scale, Math.abs(options.bias[axis === null ? 0 : c]!) / (BIAS_LIMIT * options.inputScale));
     // An all-zero channel: any scale does, a normal number keeps the kernels off denormals.
     if (!(scale > 1e-20)) scale = 1;
     scales[c] = scale;
@@ -106,7 +107,11 @@ export function dequantizeWeight(weight: QuantizedWeight): Float32Array {
 }
 
 /** Bias in int32 at scale_x · scale_w of each output channel. */
-export function quantizeBias(bias: Float32Array, inputScale: number, weightScales: Float32Array): { data: Int32Array; scales: Float32Array } {
+export function quantizeBias(
+  bias: Float32Array,
+  inputScale: number,
+  weightScales: Float32Array,
+): { data: Int32Array; scales: Float32Array } {
   const scales = new Float32Array(bias.length);
   const data = new Int32Array(bias.length);
   for (let c = 0; c < bias.length; c++) {

@@ -47,7 +47,7 @@ function byHand(head: string, pieces: (Buffer | number)[], end: 'wait' | 'destro
     let text = '';
     socket.on('data', (chunk) => {
       text += chunk;
-      if (/\r\n\r\n[^]*\}$/.test(text)) socket.destroy();
+      if (text.includes('\r\n\r\n') && text.endsWith('}')) socket.destroy();
     });
     socket.on('error', () => undefined);
     socket.on('close', () => resolve(text));

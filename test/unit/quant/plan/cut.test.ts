@@ -15,7 +15,13 @@ const costOf = (problem: CutProblem, integer: boolean[]): number => {
 const bruteForce = (problem: CutProblem): number => {
   let best = Number.POSITIVE_INFINITY;
   for (let mask = 0; mask < 1 << problem.vertices.length; mask++) {
-    best = Math.min(best, costOf(problem, problem.vertices.map((_, i) => Boolean(mask & (1 << i)))));
+    best = Math.min(
+      best,
+      costOf(
+        problem,
+        problem.vertices.map((_, i) => Boolean(mask & (1 << i))),
+      ),
+    );
   }
   return best;
 };
