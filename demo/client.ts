@@ -112,7 +112,9 @@ export class Client {
     const headers: Record<string, string> = { accept: 'text/event-stream' };
     if (options.lastEventId !== undefined) headers['last-event-id'] = options.lastEventId;
     const response = await this.fetch('GET', path, { headers, ...(options.signal === undefined ? {} : { signal: options.signal }) });
-    if (!response.ok || response.body === null) await this.#parsed(response, `GET ${path}`);
+    if (!response.ok) await this.#parsed(response, `GET ${path}`);
+    // 204: the job has ended and every event was seen.
+    if (response.status === 204) return;
     const decoder = new TextDecoder();
     let rest = '';
     for await (const chunk of response.body as unknown as AsyncIterable<Uint8Array>) {
@@ -140,7 +142,7 @@ export class Client {
     const deadline = Date.now() + timeoutMs;
     let lastEventId: string | undefined;
     for (;;) {
-      const job = await this.json<Job>('GET', `/v1/jobs/${id}`);
+      let job = await this.json<Job>('GET', `/v1/jobs/${id}`);
       onProgress(job);
       if (ended(job)) return job;
       if (Date.now() > deadline) throw new Error(`${id} is still ${job.status} (${job.stage ?? 'no stage'}) after ${timeoutMs / 1000} s`);
@@ -148,7 +150,9 @@ export class Client {
         const signal = AbortSignal.timeout(Math.max(1000, deadline - Date.now()));
         for await (const event of this.events(`/v1/jobs/${id}/events`, { signal, ...(lastEventId === undefined ? {} : { lastEventId }) })) {
           lastEventId = event.id ?? lastEventId;
-          if (typeof event.data === 'object' && event.data !== null) onProgress({ ...job, ...event.data });
+          // An event has the fields that changed.
+          if (typeof event.data === 'object' && event.data !== null) job = { ...job, ...event.data };
+          onProgress(job);
         }
       } catch (error) {
         if (error instanceof ApiError) throw error;

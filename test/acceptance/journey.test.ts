@@ -412,13 +412,13 @@ describe('other jobs', () => {
 
 describe('keys', () => {
   it('are shown once, work within their scopes, and stop working when deleted', async () => {
-    const made = await harness.client.json<{ id: string; key: string }>('POST', '/v1/api-keys', { name: 'reader', scopes: ['read'] });
+    const made = await harness.client.json<{ id: string; secret: string }>('POST', '/v1/api-keys', { name: 'reader', scopes: ['read'] });
     expect(made.id).toMatch(/^key_/);
-    const headers = { authorization: `Bearer ${made.key}` };
+    const headers = { authorization: `Bearer ${made.secret}` };
     expect((await harness.client.fetch('GET', '/v1/models', { headers })).status).toBe(200);
     const refused = await harness.client.fetch('DELETE', `/v1/models/${ids.model}`, { headers });
     expect([refused.status, ((await refused.json()) as { code: string }).code]).toEqual([403, 'forbidden']);
-    expect(JSON.stringify(await all(harness.client, '/v1/api-keys'))).not.toContain(made.key);
+    expect(JSON.stringify(await all(harness.client, '/v1/api-keys'))).not.toContain(made.secret);
     await harness.client.json('DELETE', `/v1/api-keys/${made.id}`);
     expect((await harness.client.fetch('GET', '/v1/models', { headers })).status).toBe(401);
   });
