@@ -4,7 +4,7 @@ import type { DeviceProfile } from './profile.ts';
 import type { Recipe } from './recipe.ts';
 
 /** Where a variant's file is. `sizeBytes` and `sha256` are those of what `href` sends: the model file, or the .tar when there is external data. */
-export interface ArtifactRef {
+interface ArtifactRef {
   id: string;
   sizeBytes: number;
   sha256: string;

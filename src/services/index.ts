@@ -13,8 +13,6 @@ import { ProfileService } from './profiles.ts';
 import { Wakeups } from './wakeups.ts';
 import { WebhookService } from './webhooks.ts';
 
-export type { Log, ServiceContext } from './context.ts';
-
 export interface ServiceOptions extends ServiceContext {
   /** Throws where the queue cannot be reached. */
   pingQueue: () => Promise<unknown>;

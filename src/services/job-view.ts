@@ -8,7 +8,7 @@ export function artifactHref(id: string): string {
   return `/v1/artifacts/${id}/content`;
 }
 
-export function variantView(row: VariantRecord): VariantView {
+function variantView(row: VariantRecord): VariantView {
   return {
     id: row.id,
     recipe: row.recipe,

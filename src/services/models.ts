@@ -12,7 +12,7 @@ import { type Page, type PageRequest, page } from './pages.ts';
 import { type LocalStagedObject, stageLocally } from './uploads.ts';
 
 /** What the model file is called wherever files have names: in a .tar, in the folder that a job's process reads. */
-export const MODEL_FILE = 'model.onnx';
+const MODEL_FILE = 'model.onnx';
 
 export interface ModelView extends ModelDescription {
   id: string;

@@ -12,8 +12,8 @@ export interface Page<T> {
 }
 
 const VERSION = 1;
-export const DEFAULT_PAGE_SIZE = 50;
-export const LARGEST_PAGE_SIZE = 200;
+const DEFAULT_PAGE_SIZE = 50;
+const LARGEST_PAGE_SIZE = 200;
 
 /** Few characters that tell one list (its name and filters) from another: a token is good for the list it came from only. */
 function fingerprint(list: string): string {

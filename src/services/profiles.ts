@@ -11,7 +11,7 @@ export interface ProfileView extends DeviceProfile {
 
 export type NewProfile = Omit<DeviceProfile, 'id' | 'builtIn' | 'machine'>;
 
-export const profileView = ({ createdAt, ...profile }: ProfileRecord): ProfileView => ({ ...profile, createdAt: createdAt.toISOString() });
+const profileView = ({ createdAt, ...profile }: ProfileRecord): ProfileView => ({ ...profile, createdAt: createdAt.toISOString() });
 
 export class ProfileService {
   readonly #context: ServiceContext;

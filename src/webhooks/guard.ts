@@ -15,7 +15,7 @@ import { Agent, buildConnector } from 'undici';
 import { HalftoneError } from '../domain/errors.ts';
 
 /** A refusal by the guard; its message goes into the delivery's log. */
-export class WebhookTargetError extends Error {
+class WebhookTargetError extends Error {
   override readonly name = 'WebhookTargetError';
 }
 

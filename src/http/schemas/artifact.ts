@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox';
 import type { ArtifactView } from '../../services/artifacts.ts';
-import { bytes, component, dateTime, id, sha256 } from './common.ts';
+import { bytes, component, dateTime, id, sha256, shows } from './common.ts';
 
 export const Artifact = component(
   'Artifact',
@@ -21,5 +21,4 @@ export const Artifact = component(
   }),
 );
 
-type Extends<A extends B, B> = A;
-export type Checked = Extends<ArtifactView, Static<typeof Artifact>>;
+shows<ArtifactView, Static<typeof Artifact>>();

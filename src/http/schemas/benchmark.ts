@@ -1,10 +1,10 @@
 import { type Static, Type } from 'typebox';
 import type { BenchmarkView } from '../../services/benchmarks.ts';
-import { component, dateTime, id, nullable, pageOf, ref } from './common.ts';
+import { component, dateTime, id, nullable, pageOf, ref, shows } from './common.ts';
 import { Benchmark } from './job.ts';
 import { Recipe } from './recipe.ts';
 
-export const BenchmarkRow = component(
+const BenchmarkRow = component(
   'BenchmarkRow',
   Type.Object({
     ...Benchmark.properties,
@@ -18,5 +18,4 @@ export const BenchmarkRow = component(
 );
 export const BenchmarkPage = pageOf('BenchmarkPage', BenchmarkRow);
 
-type Extends<A extends B, B> = A;
-export type Checked = Extends<BenchmarkView, Static<typeof BenchmarkRow>>;
+shows<BenchmarkView, Static<typeof BenchmarkRow>>();

@@ -1,5 +1,5 @@
 /** What every resource's schemas share. Schemas of answers are named components of the OpenAPI document; those of requests are validated as they stand. */
-import { type Static, type TObject, type TSchema, Type } from 'typebox';
+import { type Static, type TSchema, Type } from 'typebox';
 import { ERRORS, type ErrorCode } from '../../domain/errors.ts';
 import { ID_PREFIX, type IdKind } from '../../domain/ids.ts';
 
@@ -129,4 +129,5 @@ export const IdempotencyHeader = Type.Object({
   ),
 });
 
-export type Properties<T> = T extends TObject<infer P> ? P : never;
+/** Has the compiler check that what a service shows fits what the document says of it. */
+export function shows<_View extends Documented, Documented>(): void {}

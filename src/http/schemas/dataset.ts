@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox';
 import type { DatasetView } from '../../services/datasets.ts';
-import { bytes, component, dateTime, id, nullable, pageOf, sha256 } from './common.ts';
+import { bytes, component, dateTime, id, nullable, pageOf, sha256, shows } from './common.ts';
 
 export const Dataset = component(
   'Dataset',
@@ -19,5 +19,4 @@ export const Dataset = component(
 );
 export const DatasetPage = pageOf('DatasetPage', Dataset);
 
-type Extends<A extends B, B> = A;
-export type Checked = Extends<DatasetView, Static<typeof Dataset>>;
+shows<DatasetView, Static<typeof Dataset>>();

@@ -2,7 +2,7 @@ import { type Static, Type } from 'typebox';
 import { JOB_STATUSES, METRICS, STAGES } from '../../domain/job.ts';
 import type { JobView, VariantView } from '../../domain/job-view.ts';
 import { LIMITS } from '../../domain/limits.ts';
-import { bytes, component, dateTime, id, nullable, pageOf, ref, sha256 } from './common.ts';
+import { bytes, component, dateTime, id, nullable, pageOf, ref, sha256, shows } from './common.ts';
 import { Metric, Recipe } from './recipe.ts';
 
 // OpenAPI’s linters know prefixItems, which TypeBox does not write, and refuse an array of items.
@@ -14,7 +14,7 @@ const ci95 = Type.Unsafe<[number, number]>({
   description: '95% confidence interval.',
 });
 
-export const Evaluation = component(
+const Evaluation = component(
   'Evaluation',
   Type.Object({
     metric: Type.Enum(METRICS),
@@ -51,7 +51,7 @@ export const Benchmark = component(
   }),
 );
 
-export const Kernels = component(
+const Kernels = component(
   'Kernels',
   Type.Object({
     ran: Type.Record(Type.String(), Type.Integer(), { description: 'Kernel, as the runtime’s profile names it → nodes that ran it.' }),
@@ -63,7 +63,7 @@ export const Kernels = component(
   }),
 );
 
-export const ArtifactRef = component(
+const ArtifactRef = component(
   'ArtifactRef',
   Type.Object({
     id: id('artifact'),
@@ -75,7 +75,7 @@ export const ArtifactRef = component(
 
 const problem = Type.Object({ code: Type.String(), detail: Type.String() });
 
-export const Variant = component(
+const Variant = component(
   'Variant',
   Type.Object({
     id: id('variant'),
@@ -88,7 +88,7 @@ export const Variant = component(
   }),
 );
 
-export const JobError = component(
+const JobError = component(
   'JobError',
   Type.Object({
     code: Type.String({ description: 'As in Problem.' }),
@@ -195,6 +195,5 @@ export const CreateJob = component(
 );
 export type CreateJob = Static<typeof CreateJob>;
 
-// What the services answer is what the document says: the compiler checks it here.
-type Extends<A extends B, B> = A;
-export type Checked = [Extends<JobView, Static<typeof Job>>, Extends<VariantView, Static<typeof Variant>>];
+shows<JobView, Static<typeof Job>>();
+shows<VariantView, Static<typeof Variant>>();

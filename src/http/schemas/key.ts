@@ -1,7 +1,7 @@
 import { type Static, Type } from 'typebox';
 import { SCOPES } from '../../domain/keys.ts';
 import type { ApiKeyView, NewApiKeyView } from '../../services/keys.ts';
-import { component, dateTime, id, name, nullable, pageOf } from './common.ts';
+import { component, dateTime, id, name, nullable, pageOf, shows } from './common.ts';
 
 export const ApiKey = component(
   'ApiKey',
@@ -39,5 +39,5 @@ export const CreateApiKey = component(
   ),
 );
 
-type Extends<A extends B, B> = A;
-export type Checked = [Extends<ApiKeyView, Static<typeof ApiKey>>, Extends<NewApiKeyView, Static<typeof NewApiKey>>];
+shows<ApiKeyView, Static<typeof ApiKey>>();
+shows<NewApiKeyView, Static<typeof NewApiKey>>();

@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox';
 import type { ModelView } from '../../services/models.ts';
-import { bytes, component, dateTime, id, nullable, pageOf, sha256 } from './common.ts';
+import { bytes, component, dateTime, id, nullable, pageOf, sha256, shows } from './common.ts';
 
 const value = Type.Object({
   name: Type.String(),
@@ -12,7 +12,7 @@ const value = Type.Object({
   ),
 });
 
-export const StoredFile = Type.Object({ path: Type.String(), sha256: sha256('Of the file.'), sizeBytes: bytes('Of the file.') });
+const StoredFile = Type.Object({ path: Type.String(), sha256: sha256('Of the file.'), sizeBytes: bytes('Of the file.') });
 
 export const Model = component(
   'Model',
@@ -39,5 +39,4 @@ export const Model = component(
 );
 export const ModelPage = pageOf('ModelPage', Model);
 
-type Extends<A extends B, B> = A;
-export type Checked = Extends<ModelView, Static<typeof Model>>;
+shows<ModelView, Static<typeof Model>>();

@@ -1,7 +1,7 @@
 import { type Static, Type } from 'typebox';
 import { GRANULARITIES, INTEGER_TYPES } from '../../domain/recipe.ts';
 import type { ProfileView } from '../../services/profiles.ts';
-import { component, dateTime, id, nullable, pageOf } from './common.ts';
+import { component, dateTime, id, nullable, pageOf, shows } from './common.ts';
 
 const label = Type.String({ pattern: '^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$' });
 const profileName = Type.String({
@@ -61,5 +61,4 @@ export const CreateDeviceProfile = component(
   ),
 );
 
-type Extends<A extends B, B> = A;
-export type Checked = Extends<ProfileView, Static<typeof DeviceProfile>>;
+shows<ProfileView, Static<typeof DeviceProfile>>();

@@ -1,6 +1,6 @@
 import { type Static, Type } from 'typebox';
 import { type DeliveryView, WEBHOOK_EVENTS, type WebhookEndpointView, type WebhookEndpointWithSecret } from '../../services/webhooks.ts';
-import { component, dateTime, id, nullable, pageOf } from './common.ts';
+import { component, dateTime, id, nullable, pageOf, shows } from './common.ts';
 
 export const WebhookEndpoint = component(
   'WebhookEndpoint',
@@ -66,9 +66,6 @@ export const Delivery = component(
 );
 export const DeliveryPage = pageOf('WebhookDeliveryPage', Delivery);
 
-type Extends<A extends B, B> = A;
-export type Checked = [
-  Extends<WebhookEndpointView, Static<typeof WebhookEndpoint>>,
-  Extends<WebhookEndpointWithSecret, Static<typeof WebhookEndpointSecret>>,
-  Extends<DeliveryView, Static<typeof Delivery>>,
-];
+shows<WebhookEndpointView, Static<typeof WebhookEndpoint>>();
+shows<WebhookEndpointWithSecret, Static<typeof WebhookEndpointSecret>>();
+shows<DeliveryView, Static<typeof Delivery>>();
