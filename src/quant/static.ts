@@ -10,7 +10,8 @@ import type { LayerCosts } from './measure/costs.ts';
 import { measure } from './measure/measure.ts';
 import { sensitivities } from './measure/sensitivity.ts';
 import { observe, rangesBy, type Observations } from './observe/observe.ts';
-import { chooseByCost, forbidden, quantizationFor } from './plan/plan.ts';
+import { withinNoiseBudget } from './plan/noise-budget.ts';
+import { forbidden, quantizationFor } from './plan/plan.ts';
 import { buildUnits, type Unit } from './plan/units.ts';
 import { decibels, noiseOf } from './quality.ts';
 import { openModel } from './session.ts';
@@ -60,17 +61,18 @@ export interface StaticBasis {
   feeds: Record<string, TensorValue>[];
 }
 
-const HELD_BACK = 8;
-const CROSSING_FACTORS = [1, 0.4, 0.1];
+/** A sixth of the runs is held back, within these bounds. */
+const HELD_BACK = { least: 8, most: 16 };
 /** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
 const SENSITIVITY = { leastSamples: 3, ms: 30 };
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
 export function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
   const all = Array.from({ length: runs }, (_, i) => i);
-  if (runs < 2 * HELD_BACK) return { held: all.slice(0, HELD_BACK), observed: all, seen: true };
-  const step = Math.floor(runs / HELD_BACK);
-  const held = Array.from({ length: HELD_BACK }, (_, i) => i * step + (step >> 1));
+  if (runs < 2 * HELD_BACK.least) return { held: all.slice(0, HELD_BACK.least), observed: all, seen: true };
+  const count = Math.min(HELD_BACK.most, Math.max(HELD_BACK.least, Math.floor(runs / 6)));
+  const step = Math.floor(runs / count);
+  const held = Array.from({ length: count }, (_, i) => i * step + (step >> 1));
   const out = new Set(held);
   return { held, observed: all.filter((i) => !out.has(i)), seen: false };
 }
@@ -125,6 +127,8 @@ export interface StaticResult {
   leftInFloat: LayerNote[];
   notes: string[];
   costs: LayerCosts;
+  /** SQNR on held-back samples. */
+  heldDb: number;
 }
 
 /** Costs depend on what may be quantized and in which form, not on how ranges are chosen. */
@@ -226,7 +230,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   const transformed = await context.stage('transform', async () => {
     const rule = recipe.activations.calibration;
     const rules = rule === 'auto' ? (['minmax', 'auto'] as const) : ([rule] as const);
-    let quantized: Set<number> = planned;
+    let quantized: ReadonlySet<number> = planned;
     let best = await judge(quantized, { name: rules[0], ranges: rangesBy(rules[0], observations), correctBias: true });
     for (const other of rules.slice(1)) {
       const next = await judge(quantized, { name: other, ranges: rangesBy(other, observations), correctBias: true });
@@ -249,34 +253,22 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       );
       const budget = 10 ** (-context.targetDb / 10);
       const start = best;
-      const floatTotal = Object.values(measured.units).reduce((a, u) => a + u.floatUs, 0) || 1;
-      const tried = new Set<string>();
-      // The price of noise rises until the plan that is cheapest under it reaches the target, or nothing is left in integers.
-      for (let price = floatTotal * 0.02; price < floatTotal * 1e6 && decibels(best.noise) < context.targetDb; price *= 2.5) {
-        const priced: LayerCosts['units'] = Object.fromEntries(
-          units.map((u) => {
-            const cost = measured.units[u.name] ?? { floatUs: 0, integerUs: null };
-            const noise = own.get(u.id) ?? 0;
-            return [u.name, { ...cost, integerUs: cost.integerUs === null ? null : cost.integerUs + (price * noise) / budget / 10 }];
-          }),
-        );
-        const within = new Set([...planned]);
-        // Conversions at full price first; where nothing would be left, at less: the plan is measured anyway.
-        const plan = CROSSING_FACTORS.map((factor) => chooseByCost(units, within, { units: priced }, types, factor)).find((p) => p.size) ?? new Set();
-        const signature = [...plan].join(' ');
-        if (!plan.size) break;
-        if (tried.has(signature)) continue;
-        tried.add(signature);
-        const next = await judge(plan, best.choice);
-        context.signal?.throwIfAborted();
-        if (next.noise < best.noise) {
-          best = next;
-          quantized = plan;
-        }
-      }
+      const found = await withinNoiseBudget({
+        units,
+        planned,
+        start,
+        own,
+        costs: measured.units,
+        types,
+        budget,
+        judge: (plan) => judge(plan, start.choice),
+        ...(context.signal && { signal: context.signal }),
+      });
+      best = found.judged;
+      quantized = found.plan;
       if (quantized !== planned) {
         notes.push(
-          `${planned.size - quantized.size} layers went back to float to reach ${context.targetDb} dB: ${decibels(start.noise).toFixed(1)} → ${decibels(best.noise).toFixed(1)} dB`,
+          `${planned.size - quantized.size} layers went back to float to reach ${context.targetDb.toFixed(1)} dB: ${decibels(start.noise).toFixed(1)} → ${decibels(best.noise).toFixed(1)} dB`,
         );
         for (const id of planned) {
           const unit = units[id]!;
@@ -306,7 +298,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     });
   }
   const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, types, recipe.format));
-  return { model, quantization: transformed.quantization, leftInFloat: [...leftInFloat.values()], notes, costs: measured };
+  return { model, quantization: transformed.quantization, leftInFloat: [...leftInFloat.values()], notes, costs: measured, heldDb: decibels(transformed.noise) };
 }
 
 interface Choice {

@@ -30,7 +30,7 @@ import { writeFeeds } from '../runtime/feeds.ts';
 import { detectMachine } from '../runtime/machine.ts';
 import { withMachine } from '../runtime/machine-lock.ts';
 import { createRunner } from '../runtime/runner.ts';
-import { chooseBest } from './best.ts';
+import { chooseBest, qualityProblem } from './best.ts';
 
 /** Version of the engine in cache keys and manifests: raised when the same input would give another artifact. */
 export const ENGINE_VERSION = 1;
@@ -71,7 +71,7 @@ interface Given {
   prepared: Prepared;
   types: Map<string, TensorType>;
   /** Null where no static recipe, or no data, asks for it. */
-  basis: { basis: StaticBasis; context: (variant: number) => StaticContext; branch: TakenBranch | null } | null;
+  basis: { basis: StaticBasis; context: (variant: number, targetDb?: number) => StaticContext; branch: TakenBranch | null } | null;
   float: Session;
   firstFeeds: Record<string, TensorValue>;
 }
@@ -82,6 +82,8 @@ interface Candidate {
   recipe: Recipe;
   path: string;
   result: VariantResult;
+  /** SQNR that a static variant had on held-back samples. */
+  heldDb: number | null;
 }
 
 class TaskRun {
@@ -117,13 +119,14 @@ class TaskRun {
       const prepared = await this.#stage('prepare', undefined, () => prepare(model, { runner: this.#runner, equalize: true }));
       const types = inferShapes(prepared.model, shapes);
       const basis = await this.#observe(model, { prepared, types }, shapes, calibration, this.#targetDb(evaluation, float));
+      const given: Given = { prepared, types, basis, float, firstFeeds };
       const candidates: Candidate[] = [];
       const results: VariantResult[] = [];
       for (const [index, recipe] of task.recipes.entries()) {
         const result: VariantResult = { index, recipe, evaluation: null, benchmarks: [], kernels: null, error: null };
         results.push(result);
         try {
-          candidates.push(await this.#make(index, recipe, result, { prepared, types, basis, float, firstFeeds }));
+          candidates.push(await this.#make(index, recipe, result, given));
         } catch (cause) {
           this.#signal.throwIfAborted();
           if (!(cause instanceof HalftoneError)) throw cause;
@@ -138,6 +141,7 @@ class TaskRun {
       }
       const baseline: VariantResult = { index: -1, recipe: null, evaluation: null, benchmarks: [], kernels: null, error: null };
       await this.#evaluate(float, candidates, baseline, evaluation ?? calibration, firstFeeds);
+      for (const candidate of candidates) await this.#repair(candidate, given, evaluation ?? calibration);
       await this.#benchmark(candidates, baseline, data, firstFeeds);
       for (const { result } of candidates) this.#emit({ type: 'variant', variant: result });
       const target = task.deviceProfiles[0]!;
@@ -176,13 +180,13 @@ class TaskRun {
     if (!calibration || calibration.groups === 0) return null;
     const data: CalibrationRuns = { runs: calibration.groups, feed: (run) => calibration.feed(run) };
     const profile = this.#task.deviceProfiles[0]!;
-    const context = (variant: number | undefined): StaticContext => ({
+    const context = (variant: number | undefined, target = targetDb): StaticContext => ({
       runner: this.#runner,
       profile,
       threads: 0,
       profileThreads: profile.threads ?? 0,
       workDir: this.#task.workDir,
-      targetDb,
+      targetDb: target,
       primaryOutput: this.#task.metric?.output ?? null,
       cachedCosts: (key) => this.#task.statistics[this.#costsKey(profile, key)] as LayerCosts | undefined,
       storeCosts: (key, costs) => this.#emit({ type: 'statistic', key: this.#costsKey(profile, key), value: costs }),
@@ -211,15 +215,16 @@ class TaskRun {
     recipe: Recipe,
     result: VariantResult,
     given: Given,
+    targetDb?: number,
   ): Promise<Candidate> {
     const task = this.#task;
     const profile = task.deviceProfiles[0]!;
     const resolved = resolveRecipe(recipe);
     checkProfile(resolved, profile);
-    const folder = join(task.workDir, 'variants', String(index));
+    const folder = join(task.workDir, 'variants', targetDb === undefined ? String(index) : `${index}-${targetDb.toFixed(1)}`);
     await mkdir(folder, { recursive: true });
     const path = join(folder, 'model.onnx');
-    const made = await this.#quantize(index, resolved, given);
+    const made = await this.#quantize(index, resolved, given, targetDb);
     const written = await this.#stage('emit', index, () => writeModel(made.model, path));
     const passed = await this.#stage('gate', index, () =>
       gate(this.#runner, path, given.float, [given.firstFeeds], { threads: profile.threads ?? 0, workDir: task.workDir }),
@@ -247,25 +252,26 @@ class TaskRun {
       layerCosts: made.costs ?? null,
       files: result.files.map(({ name, sizeBytes, sha256 }) => ({ name, sizeBytes, sha256 })),
     };
-    return { index, recipe, path, result };
+    return { index, recipe, path, result, heldDb: made.heldDb };
   }
 
-  async #quantize(index: number, recipe: ResolvedRecipe, given: Given) {
+  async #quantize(index: number, recipe: ResolvedRecipe, given: Given, targetDb?: number) {
     const { prepared, types, basis } = given;
     if (recipe.method === 'static') {
       if (!basis) throw new HalftoneError('calibration-missing', 'a static recipe takes its activation ranges from calibration data, and the job names none');
-      const made = await quantizeStatic(basis.basis, recipe, basis.context(index));
+      const made = await quantizeStatic(basis.basis, recipe, basis.context(index, targetDb));
       return {
         model: basis.branch ? basis.branch.wrap(made.model) : made.model,
         leftInFloat: made.leftInFloat,
         notes: basis.branch ? [basis.branch.note, ...made.notes] : made.notes,
         costs: made.costs,
+        heldDb: made.heldDb,
         quantized: (nodes: Parameters<typeof integerUnits>[1]) => integerUnits(made.quantization, nodes),
       };
     }
     if (recipe.method === 'dynamic') {
       const made = await this.#stage('transform', index, async () => quantizeDynamic(prepared.model, recipe, { shapes: types, avoidSaturation: this.#machine.architecture === 'x64' }));
-      return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, quantized: () => made.quantized };
+      return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, heldDb: null, quantized: () => made.quantized };
     }
     const made = await this.#stage('transform', index, async () =>
       toFloat16(prepared.model, {
@@ -273,10 +279,10 @@ class TaskRun {
         ...(basis && { ranges: new Map([...basis.basis.observations].map(([name, s]) => [name, { min: s.min, max: s.max }])) }),
       }),
     );
-    return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, quantized: () => [] as string[] };
+    return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, heldDb: null, quantized: () => [] as string[] };
   }
 
-  async #evaluate(float: Session, candidates: Candidate[], baseline: VariantResult, dataset: Dataset | null, feeds: Record<string, TensorValue>): Promise<void> {
+  async #evaluate(float: Session, candidates: Candidate[], baseline: VariantResult | null, dataset: Dataset | null, feeds: Record<string, TensorValue>): Promise<void> {
     const sessions: Session[] = [];
     try {
       for (const c of candidates) sessions.push(await this.#runner.open(c.path, { threads: 0 }));
@@ -291,7 +297,7 @@ class TaskRun {
           signal: this.#signal,
         }),
       );
-      baseline.evaluation = outcome.baseline;
+      if (baseline) baseline.evaluation = outcome.baseline;
       candidates.forEach((c, i) => {
         const own = outcome.variants[i]!;
         c.result.evaluation = own.evaluation;
@@ -305,6 +311,29 @@ class TaskRun {
       });
     } finally {
       for (const session of sessions) session.close();
+    }
+  }
+
+  /**
+   * A static variant that loses more than is allowed is made again with a higher target for the error on held-back samples,
+   * so that more of its sensitive layers stay in float. The one that keeps the promise stays, else the one that loses least.
+   */
+  async #repair(candidate: Candidate, given: Given, dataset: Dataset | null): Promise<void> {
+    const constraint = { maxAccuracyDrop: this.#task.maxAccuracyDrop };
+    let target = candidate.heldDb;
+    for (let attempt = 0; attempt < REPAIR.attempts; attempt++) {
+      const { evaluation, error } = candidate.result;
+      const problem = evaluation && !error ? qualityProblem(evaluation, constraint) : null;
+      if (!problem || target === null || !evaluation) return;
+      target = Math.max(target, candidate.heldDb ?? target) + REPAIR.stepDb;
+      const result: VariantResult = { index: candidate.index, recipe: candidate.recipe, evaluation: null, benchmarks: [], kernels: null, error: null };
+      const next = await this.#make(candidate.index, candidate.recipe, result, given, target);
+      await this.#evaluate(given.float, [next], null, dataset, given.firstFeeds);
+      const better = result.evaluation && !result.error && lossOf(result.evaluation) < lossOf(evaluation);
+      if (!better) continue;
+      result.kernels?.notes.push(`made again with a target of ${target.toFixed(1)} dB, because ${problem}`);
+      Object.assign(candidate, { path: next.path, heldDb: next.heldDb });
+      Object.assign(candidate.result, result);
     }
   }
 
@@ -382,6 +411,15 @@ class TaskRun {
 
 /** SQNR targets in dB, by what will be asked of the variant; from the table in engine.md, where agreement is seen beside SQNR. */
 const TARGET_DB = { labels: 20, sequences: 24, agreement: 30, signal: 22 } as const;
+
+/** How a variant that loses too much is made again. */
+const REPAIR = { attempts: 3, stepDb: 2.5 } as const;
+
+/** What a variant loses, for comparing two of one recipe: its drop with labels, else its disagreement, else its noise. */
+function lossOf(evaluation: Evaluation): number {
+  if (evaluation.metric !== 'agreement' && evaluation.metric !== 'sqnr') return evaluation.drop ?? 0;
+  return evaluation.agreement !== null ? 1 - evaluation.agreement : -(evaluation.sqnrDb ?? 0);
+}
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
 
