@@ -15,7 +15,7 @@ export class ApiError extends Error {
   }
 }
 
-export interface Summary {
+interface Summary {
   p50: number;
   p90: number;
   p99: number;
@@ -67,7 +67,7 @@ export interface ServerEvent {
   data: unknown;
 }
 
-export const ended = (job: Pick<Job, 'status'>): boolean => !['queued', 'running'].includes(job.status);
+const ended = (job: Pick<Job, 'status'>): boolean => !['queued', 'running'].includes(job.status);
 
 export class Client {
   readonly url: string;

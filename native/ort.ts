@@ -24,7 +24,7 @@ export interface OrtOptions {
 }
 
 /** What ONNX Runtime refused; `ortMessage` is its message, word for word. Absent when the addon itself refused. */
-export class OrtError extends Error {
+class OrtError extends Error {
   override readonly name = 'OrtError';
   readonly ortMessage: string | undefined;
   constructor(message: string, ortMessage?: string, cause?: unknown) {

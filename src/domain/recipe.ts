@@ -1,19 +1,19 @@
 /** What a user asks to be done to a model, and what is meant where the user is silent. */
 
 export const METHODS = ['static', 'dynamic', 'float16'] as const;
-export type Method = (typeof METHODS)[number];
+type Method = (typeof METHODS)[number];
 export const GRANULARITIES = ['tensor', 'channel', 'block'] as const;
 export type Granularity = (typeof GRANULARITIES)[number];
 export const CALIBRATIONS = ['minmax', 'percentile', 'entropy', 'mse'] as const;
 export type Calibration = (typeof CALIBRATIONS)[number];
 export const FORMATS = ['qdq', 'qoperator'] as const;
-export type Format = (typeof FORMATS)[number];
+type Format = (typeof FORMATS)[number];
 /** Integer types that weights and activations can take. */
 export const INTEGER_TYPES = ['int8', 'uint8'] as const;
 export type IntegerType = (typeof INTEGER_TYPES)[number];
 
 /** Layers that the user keeps out of quantization: by node name, by pattern (`*` any run of characters) of it, by operator. */
-export interface Exclusion {
+interface Exclusion {
   names?: string[];
   patterns?: string[];
   operators?: string[];

@@ -1,19 +1,19 @@
 import type { Session, TensorValue } from '../domain/runner.ts';
 
 /** Values of a float32 tensor, copied where its bytes are not aligned. */
-export function floats(value: TensorValue): Float32Array {
+function floats(value: TensorValue): Float32Array {
   const bytes = value.bytes.byteOffset % 4 === 0 ? value.bytes : value.bytes.slice();
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 2);
 }
 
 /** Σ ref² and Σ (ref − got)² of each float output, over samples. */
-export interface OutputError {
+interface OutputError {
   power: number;
   noise: number;
 }
 
 /** Adds one run's outputs to the errors. A value that is not finite counts as infinite noise. */
-export function addErrors(
+function addErrors(
   errors: Map<string, OutputError>,
   reference: Record<string, TensorValue>,
   got: Record<string, TensorValue>,
@@ -47,7 +47,7 @@ const SECONDARY = 0.1;
  * Noise ÷ power of the compared output, or a tenth of another output's where that is worse: no output is given up for the
  * one that is compared. 0 = exact. `primary` null: the first.
  */
-export function relativeNoise(errors: ReadonlyMap<string, OutputError>, primary: string | null = null): number {
+function relativeNoise(errors: ReadonlyMap<string, OutputError>, primary: string | null = null): number {
   let worst = 0;
   const first = primary ?? errors.keys().next().value;
   for (const [name, { power, noise }] of errors) {

@@ -1,4 +1,4 @@
-export { type Broker, type BrokerOptions, type Consumer, openBroker } from './broker.ts';
+export { type Broker, type Consumer, openBroker } from './broker.ts';
 export { quantizeQueue, WEBHOOK_QUEUE } from './catalogue.ts';
-export { type ReconcilerOptions, startReconciler } from './reconciler.ts';
+export { startReconciler } from './reconciler.ts';
 export { startRelay } from './relay.ts';

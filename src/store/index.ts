@@ -1,6 +1,6 @@
 /** What is kept: rows (db), bytes (objects), and what holds the two together. */
 export { createOutboxSource, createReconcilable } from './backlog.ts';
-export { type EmbeddedPostgres, startEmbedded } from './db/embedded.ts';
+export { startEmbedded } from './db/embedded.ts';
 export * from './db/index.ts';
 export { migrate } from './db/migrate.ts';
 export { createExecution } from './execution.ts';

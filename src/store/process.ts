@@ -12,7 +12,7 @@ export interface ProcessMark {
 }
 
 /** Null where there is no such process. */
-export function processStamp(pid: number): string | null {
+function processStamp(pid: number): string | null {
   if (process.platform === 'linux') {
     try {
       // The program's name, in brackets, may hold spaces and brackets: fields are counted from the last one. 22 is the start time, 3 the state.

@@ -6,7 +6,7 @@ import { quantizeColumns, transpose } from './columns.ts';
 import type { Scope } from './scope.ts';
 
 /** Below this hidden size the float kernel wins (runtime.md, section 5: 0.7 of its time at 64, 0.3 at 256). */
-export const LEAST_HIDDEN = 64;
+const LEAST_HIDDEN = 64;
 
 /** Why an LSTM can't run as com.microsoft.DynamicQuantizeLSTM; null where it can. */
 export function lstmObstacle(scope: Scope, node: Node): string | null {

@@ -12,7 +12,7 @@ const LEAST_ELEMENTS = 1024;
 const LEAST_PER_CHANNEL = 32;
 
 /** Which input of an operator is a weight, and along which axis its channels lie: a weight seen as [channels, rest] or along one axis. */
-export function weightAxis(node: Node, input: number, dims: number[]): number | null {
+function weightAxis(node: Node, input: number, dims: number[]): number | null {
   if (node.domain !== '') return null;
   switch (node.opType) {
     case 'Conv':

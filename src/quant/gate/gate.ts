@@ -9,7 +9,7 @@ export interface GateResult {
 }
 
 /** Whether all values of a float tensor are finite; true for other types. */
-export function isFinite32(value: TensorValue): boolean {
+function isFinite32(value: TensorValue): boolean {
   if (value.type !== 'float32') return true;
   const aligned = value.bytes.byteOffset % 4 === 0 ? value.bytes : value.bytes.slice();
   const x = new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >> 2);

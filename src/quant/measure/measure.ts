@@ -31,7 +31,7 @@ export function originalName(name: string): string {
 }
 
 /** µs of each unit in a profile: a node belongs to the unit whose node or value it is named after; a stray DequantizeLinear to the next unit, a QuantizeLinear to the one before. */
-export function unitCosts(units: Unit[], nodes: ProfiledNode[]): Map<number, number> {
+function unitCosts(units: Unit[], nodes: ProfiledNode[]): Map<number, number> {
   const owner = new Map<string, number>();
   for (const unit of units) {
     for (const value of unit.nodes.flatMap((n) => n.outputs)) if (value) owner.set(value, unit.id);

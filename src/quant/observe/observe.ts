@@ -60,7 +60,7 @@ const PERCENTILE = 99.99;
 const AUTO_EXPONENT = 2.4;
 
 /** The range rules, by name; `auto` chooses each tensor's clip by its own expected error. */
-export const CALIBRATORS: Record<Calibration | 'auto', (s: ObservedStatistics) => { min: number; max: number }> = {
+const CALIBRATORS: Record<Calibration | 'auto', (s: ObservedStatistics) => { min: number; max: number }> = {
   minmax: (s) => ({ min: s.min, max: s.max }),
   percentile: (s) => (s.histogram ? percentileRange(s.histogram, PERCENTILE) : s),
   entropy: (s) => (s.histogram ? entropyRange(s.histogram, LEVELS) : s),

@@ -21,10 +21,6 @@ import { Rewriter } from './rewriter.ts';
 import { foldScaleAfter, foldScaleBefore } from './scale-shift.ts';
 import { mergeTransposes } from './transposes.ts';
 
-export { equalize } from './equalize.ts';
-export { decomposeHardSwish } from './hard-swish.ts';
-export { Rewriter } from './rewriter.ts';
-
 /** Per-channel quantization needs DequantizeLinear's axis, which came with opset 13. */
 const OPSET = 13;
 /** Rounds of the passes that feed each other; real models settle after two or three. */

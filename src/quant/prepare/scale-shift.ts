@@ -115,7 +115,7 @@ function foldOneBefore(rewriter: Rewriter, linear: Linear, context: PassContext)
 }
 
 /** Whether a convolution adds anything around its input. */
-export function isPadded(node: Node): boolean {
+function isPadded(node: Node): boolean {
   const auto = attrString(node, 'auto_pad', 'NOTSET');
   if (auto === 'VALID') return false;
   if (auto === 'NOTSET') return attrInts(node, 'pads', []).some((pad) => pad !== 0);

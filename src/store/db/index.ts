@@ -1,6 +1,6 @@
 /** The database: one namespace a table (or a few that belong together), and the connection they work on. */
 
-export { type Channel, type Database, type DatabaseOptions, notify, openDatabase, type Tx } from './client.ts';
+export { type Database, openDatabase, type Tx } from './client.ts';
 export * as datasets from './datasets.ts';
 export * as events from './events.ts';
 export * as idempotency from './idempotency.ts';

@@ -10,7 +10,7 @@ import * as events from './events.ts';
 import * as outbox from './outbox.ts';
 
 /** Deaths of the child by its own doing at one stage, after which the job fails. */
-export const MAX_ATTEMPTS = 3;
+const MAX_ATTEMPTS = 3;
 
 /** Takes a queued job: queued → running with a lease. False where it is not queued (any more) or is to be canceled. */
 export async function claim(tx: Tx, id: string, owner: string, leaseSeconds: number): Promise<boolean> {

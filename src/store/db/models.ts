@@ -57,11 +57,6 @@ export async function get(tx: Tx, id: string): Promise<ModelRecord | null> {
   const row = await tx.model.findUnique({ where: { id }, include });
   return row && record(row);
 }
-/** The living model with this content. */
-export async function findByContent(tx: Tx, contentSha256: string): Promise<ModelRecord | null> {
-  const row = await tx.model.findUnique({ where: { liveKey: contentSha256 }, include });
-  return row && record(row);
-}
 /** Living models, newest first. */
 export async function list(tx: Tx, page: PageQuery): Promise<ModelRecord[]> {
   const where = { deletedAt: null, ...(page.before ? { id: { lt: page.before } } : {}) };

@@ -32,7 +32,7 @@ export async function ensureBuiltIn(tx: Tx, profile: Omit<DeviceProfile, 'id' | 
   if (!profile.machine) return (await findByName(tx, name))!;
   return record(await tx.deviceProfile.update({ where: { name }, data: { spec: json(spec), builtIn: true } }));
 }
-export async function get(tx: Tx, id: string): Promise<ProfileRecord | null> {
+async function get(tx: Tx, id: string): Promise<ProfileRecord | null> {
   const row = await tx.deviceProfile.findUnique({ where: { id } });
   return row && record(row);
 }

@@ -1,3 +1,3 @@
 export { openDiskStore } from './disk.ts';
-export { openS3Store, type S3Options } from './s3.ts';
-export { type TarEntry, tarSha256, tarSize, tarStream } from './tar.ts';
+export { openS3Store } from './s3.ts';
+export { tarSha256, tarSize, tarStream } from './tar.ts';
