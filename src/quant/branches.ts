@@ -1,5 +1,5 @@
 import type { Runner, TensorValue } from '../domain/runner.ts';
-import { cloneModel, cloneNode, GraphView, graphAttr, makeNode, NamePool, attrGraph, subgraphsOf } from '../onnx/graph.ts';
+import { attrGraph, cloneModel, cloneNode, GraphView, graphAttr, makeNode, NamePool, subgraphsOf } from '../onnx/graph.ts';
 import type { Graph, Model, Node } from '../onnx/model.ts';
 import { openModel } from './session.ts';
 
@@ -76,7 +76,13 @@ export async function takenBranch(
           attributes: [graphAttr('then_branch', taken ? shown : unseen), graphAttr('else_branch', taken ? unseen : shown)],
         },
       );
-      whole.graph = { ...quantized.graph, nodes: [...chooser.graph.nodes.map(cloneNode), node], initializers: new Map(chooser.graph.initializers), valueInfo: new Map(), outputs };
+      whole.graph = {
+        ...quantized.graph,
+        nodes: [...chooser.graph.nodes.map(cloneNode), node],
+        initializers: new Map(chooser.graph.initializers),
+        valueInfo: new Map(),
+        outputs,
+      };
       return whole;
     },
   };

@@ -13,11 +13,7 @@ interface OutputError {
 }
 
 /** Adds one run's outputs to the errors. A value that is not finite counts as infinite noise. */
-function addErrors(
-  errors: Map<string, OutputError>,
-  reference: Record<string, TensorValue>,
-  got: Record<string, TensorValue>,
-): void {
+function addErrors(errors: Map<string, OutputError>, reference: Record<string, TensorValue>, got: Record<string, TensorValue>): void {
   for (const [name, r] of Object.entries(reference)) {
     if (r.type !== 'float32') continue;
     const g = got[name];

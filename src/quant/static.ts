@@ -1,15 +1,15 @@
-import type { KernelReport, LayerNote, Stage } from '../domain/job.ts';
 import { HalftoneError } from '../domain/errors.ts';
+import type { LayerNote, Stage } from '../domain/job.ts';
 import type { DeviceProfile } from '../domain/profile.ts';
 import type { ResolvedRecipe } from '../domain/recipe.ts';
 import type { Runner, TensorValue } from '../domain/runner.ts';
 import { GraphView } from '../onnx/graph.ts';
-import { DataType, type Model, type TensorType } from '../onnx/model.ts';
+import type { Model, TensorType } from '../onnx/model.ts';
 import { emit, type Quantization } from './emit/emit.ts';
 import type { LayerCosts } from './measure/costs.ts';
 import { measure } from './measure/measure.ts';
 import { sensitivities } from './measure/sensitivity.ts';
-import { observe, rangesBy, type Observations } from './observe/observe.ts';
+import { type Observations, observe, rangesBy } from './observe/observe.ts';
 import { withinNoiseBudget } from './plan/noise-budget.ts';
 import { forbidden, quantizationFor } from './plan/plan.ts';
 import { buildUnits, type Unit } from './plan/units.ts';
@@ -67,7 +67,7 @@ const HELD_BACK = { least: 8, most: 16 };
 const SENSITIVITY = { leastSamples: 3, ms: 30 };
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
-export function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
+function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
   const all = Array.from({ length: runs }, (_, i) => i);
   if (runs < 2 * HELD_BACK.least) return { held: all.slice(0, HELD_BACK.least), observed: all, seen: true };
   const count = Math.min(HELD_BACK.most, Math.max(HELD_BACK.least, Math.floor(runs / 6)));
@@ -88,7 +88,12 @@ function channelAxes(units: Unit[]): Map<string, number> {
 }
 
 /** Observes the prepared model: one pass for all recipes. `types` are those of inferShapes with the first run's shapes. */
-export async function observeModel(prepared: Model, types: Map<string, TensorType>, data: CalibrationRuns, context: StaticContext): Promise<StaticBasis> {
+export async function observeModel(
+  prepared: Model,
+  types: Map<string, TensorType>,
+  data: CalibrationRuns,
+  context: StaticContext,
+): Promise<StaticBasis> {
   const units = buildUnits(prepared, new GraphView(prepared.graph), types);
   const values = new Set<string>();
   for (const unit of units) {
@@ -100,15 +105,17 @@ export async function observeModel(prepared: Model, types: Map<string, TensorTyp
   function* runs() {
     for (const i of observed) yield data.feed(i);
   }
-  const observations: Observations = !values.size ? new Map() : await context.stage('observe', () =>
-    observe(context.runner, prepared, [...values], runs(), {
-      threads: context.threads,
-      channelAxes: channelAxes(units),
-      workDir: context.workDir,
-      onRun: (done) => context.progress('observe', done / observed.length),
-      ...(context.signal && { signal: context.signal }),
-    }),
-  );
+  const observations: Observations = !values.size
+    ? new Map()
+    : await context.stage('observe', () =>
+        observe(context.runner, prepared, [...values], runs(), {
+          threads: context.threads,
+          channelAxes: channelAxes(units),
+          workDir: context.workDir,
+          onRun: (done) => context.progress('observe', done / observed.length),
+          ...(context.signal && { signal: context.signal }),
+        }),
+      );
   const heldFeeds = held.map((i) => data.feed(i));
   const heldReference: Record<string, TensorValue>[] = [];
   const session = await openModel(context.runner, prepared, context.workDir, { threads: context.threads });
@@ -118,7 +125,17 @@ export async function observeModel(prepared: Model, types: Map<string, TensorTyp
   } finally {
     session.close();
   }
-  return { prepared, types, units, observations, held: heldFeeds, heldReference, runMs: (performance.now() - start) / heldFeeds.length, heldSeen: seen, feeds: [data.feed(observed[0]!)] };
+  return {
+    prepared,
+    types,
+    units,
+    observations,
+    held: heldFeeds,
+    heldReference,
+    runMs: (performance.now() - start) / heldFeeds.length,
+    heldSeen: seen,
+    feeds: [data.feed(observed[0]!)],
+  };
 }
 
 export interface StaticResult {
@@ -132,7 +149,7 @@ export interface StaticResult {
 }
 
 /** Costs depend on what may be quantized and in which form, not on how ranges are chosen. */
-export function costsKey(recipe: ResolvedRecipe): string {
+function costsKey(recipe: ResolvedRecipe): string {
   return JSON.stringify([recipe.weights, recipe.activations.type, recipe.activations.symmetric, recipe.exclude, recipe.format]);
 }
 
@@ -158,7 +175,10 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   }
   const heavy = units.filter((u) => allowed.has(u.id) && !u.row!.moves);
   if (!heavy.length) {
-    throw new HalftoneError('nothing-to-quantize', `no layer can run in integers: the model has ${[...new Set(units.map((u) => u.operator))].slice(0, 12).join(', ')}`);
+    throw new HalftoneError(
+      'nothing-to-quantize',
+      `no layer can run in integers: the model has ${[...new Set(units.map((u) => u.operator))].slice(0, 12).join(', ')}`,
+    );
   }
   const constant = (name: string) => prepared.graph.initializers.get(name);
   const base = { units, recipe, profile: context.profile, constant };
@@ -187,7 +207,8 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   }
   const measured = costs;
   const byName = new Map(units.map((u) => [u.name, u.id]));
-  const asPlan = (names: string[]) => new Set(names.map((n) => byName.get(n)).filter((id): id is number => id !== undefined && allowed.has(id)));
+  const asPlan = (names: string[]) =>
+    new Set(names.map((n) => byName.get(n)).filter((id): id is number => id !== undefined && allowed.has(id)));
   const planned = await context.stage('plan', async () => {
     const fastest = measured.candidates[0];
     return fastest ? asPlan(fastest.integer) : new Set(allowed);
@@ -200,7 +221,12 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     if (avoidsSaturation(context.profile)) {
       for (const unit of units) {
         if (!quantized.has(unit.id) || !unit.weight) continue;
-        const channels = saturatingChannels(unit, plain.weights.get(unit.id)!, plain.grid(unit.nodes[0]!.inputs[unit.inputs[0]!]!), observations);
+        const channels = saturatingChannels(
+          unit,
+          plain.weights.get(unit.id)!,
+          plain.grid(unit.nodes[0]!.inputs[unit.inputs[0]!]!),
+          observations,
+        );
         if (!channels.size) continue;
         const all = recipe.weights.granularity === 'channel' ? channels : new Set([0]);
         sevenBits.set(unit.id, all);
@@ -219,9 +245,15 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   };
   const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
     const quantization = build(quantized, choice);
-    const session = await openModel(context.runner, emit(prepared, quantization, types, recipe.format), context.workDir, { threads: context.threads });
+    const session = await openModel(context.runner, emit(prepared, quantization, types, recipe.format), context.workDir, {
+      threads: context.threads,
+    });
     try {
-      return { choice, quantization, noise: await noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput) };
+      return {
+        choice,
+        quantization,
+        noise: await noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput),
+      };
     } finally {
       session.close();
     }
@@ -241,7 +273,9 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const gain = decibels(best.noise) - decibels(uncorrected.noise);
     if (uncorrected.noise < best.noise) best = uncorrected;
     const where = basis.heldSeen ? 'on the calibration samples (too few to hold any back)' : 'on held-back samples';
-    notes.push(`ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`);
+    notes.push(
+      `ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`,
+    );
     notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
     if (decibels(best.noise) < context.targetDb && planned.size > 1) {
       const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(basis.runMs, 0.01)));
@@ -294,11 +328,21 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       node: unit.name,
       operator: unit.operator,
       reason: 'slower-on-profile',
-      detail: cost && cost.integerUs !== null ? `${cost.floatUs.toFixed(0)} µs in float, ${cost.integerUs.toFixed(0)} µs in integers, conversions apart` : 'conversions would cost more than it gains',
+      detail:
+        cost && cost.integerUs !== null
+          ? `${cost.floatUs.toFixed(0)} µs in float, ${cost.integerUs.toFixed(0)} µs in integers, conversions apart`
+          : 'conversions would cost more than it gains',
     });
   }
   const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, types, recipe.format));
-  return { model, quantization: transformed.quantization, leftInFloat: [...leftInFloat.values()], notes, costs: measured, heldDb: decibels(transformed.noise) };
+  return {
+    model,
+    quantization: transformed.quantization,
+    leftInFloat: [...leftInFloat.values()],
+    notes,
+    costs: measured,
+    heldDb: decibels(transformed.noise),
+  };
 }
 
 interface Choice {
@@ -314,7 +358,3 @@ interface Choice {
 function avoidsSaturation(profile: DeviceProfile): boolean {
   return !profile.machine || profile.machine.architecture === 'x64';
 }
-
-/** Whether a tensor type is float32, which is all that static quantization looks at. */
-export const isFloat = (type: TensorType | undefined): boolean => type?.elemType === DataType.FLOAT;
-export type { KernelReport };

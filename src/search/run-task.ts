@@ -5,11 +5,11 @@ import { join, relative } from 'node:path';
 import { HalftoneError } from '../domain/errors.ts';
 import type { Benchmark, Evaluation, JobResult, KernelReport, Stage, StageRun, VariantResult } from '../domain/job.ts';
 import type { DeviceProfile, Machine } from '../domain/profile.ts';
-import { type Recipe, resolveRecipe, type ResolvedRecipe } from '../domain/recipe.ts';
+import { type Recipe, type ResolvedRecipe, resolveRecipe } from '../domain/recipe.ts';
 import type { Runner, Session, TensorValue } from '../domain/runner.ts';
 import type { Task, TaskEvent } from '../domain/task.ts';
-import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { evaluate } from '../evaluate/compare.ts';
+import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { generateFeeds } from '../evaluate/generate.ts';
 import type { Model, TensorType } from '../onnx/model.ts';
 import { upgradeOpset } from '../onnx/opset.ts';
@@ -17,14 +17,14 @@ import { readModel } from '../onnx/reader.ts';
 import { inferShapes } from '../onnx/shapes.ts';
 import { checkModel, isAlreadyQuantized } from '../onnx/validate.ts';
 import { writeModel } from '../onnx/writer.ts';
-import { takenBranch, type TakenBranch } from '../quant/branches.ts';
+import { type TakenBranch, takenBranch } from '../quant/branches.ts';
 import { quantizeDynamic } from '../quant/dynamic/index.ts';
 import { toFloat16 } from '../quant/float16/index.ts';
 import { gate } from '../quant/gate/gate.ts';
 import { integerUnits } from '../quant/gate/kernels.ts';
 import type { LayerCosts } from '../quant/measure/costs.ts';
-import { prepare, type Prepared } from '../quant/prepare/index.ts';
-import { observeModel, quantizeStatic, type CalibrationRuns, type StaticBasis, type StaticContext } from '../quant/static.ts';
+import { type Prepared, prepare } from '../quant/prepare/index.ts';
+import { type CalibrationRuns, observeModel, quantizeStatic, type StaticBasis, type StaticContext } from '../quant/static.ts';
 import { benchmarkModels, measureMemory } from '../runtime/benchmark.ts';
 import { writeFeeds } from '../runtime/feeds.ts';
 import { detectMachine } from '../runtime/machine.ts';
@@ -161,7 +161,11 @@ class TaskRun {
     checkModel(file);
     // Per-channel DequantizeLinear came with opset 13; one model for all that follows.
     const model = (file.opsets.get('') ?? LEAST_OPSET) < LEAST_OPSET ? upgradeOpset(file, LEAST_OPSET) : file;
-    if (isAlreadyQuantized(model)) throw new HalftoneError('already-quantized', 'the model holds quantized operators already; send the float model that it was made from');
+    if (isAlreadyQuantized(model))
+      throw new HalftoneError(
+        'already-quantized',
+        'the model holds quantized operators already; send the float model that it was made from',
+      );
     const float = await this.#runner.open(this.#task.modelPath, { threads: 0 }).catch((cause: unknown) => {
       throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
     });
@@ -205,18 +209,20 @@ class TaskRun {
   }
 
   #costsKey(profile: DeviceProfile, recipeKey: string): string {
-    const of = JSON.stringify([ENGINE_VERSION, this.#task.modelSha256, profile.name, profile.threads, this.#machine.cpu, this.#runner.version, recipeKey]);
+    const of = JSON.stringify([
+      ENGINE_VERSION,
+      this.#task.modelSha256,
+      profile.name,
+      profile.threads,
+      this.#machine.cpu,
+      this.#runner.version,
+      recipeKey,
+    ]);
     return `layer-costs:${createHash('sha256').update(of).digest('hex')}`;
   }
 
   /** One recipe's file, through the gate. */
-  async #make(
-    index: number,
-    recipe: Recipe,
-    result: VariantResult,
-    given: Given,
-    targetDb?: number,
-  ): Promise<Candidate> {
+  async #make(index: number, recipe: Recipe, result: VariantResult, given: Given, targetDb?: number): Promise<Candidate> {
     const task = this.#task;
     const profile = task.deviceProfiles[0]!;
     const resolved = resolveRecipe(recipe);
@@ -258,7 +264,11 @@ class TaskRun {
   async #quantize(index: number, recipe: ResolvedRecipe, given: Given, targetDb?: number) {
     const { prepared, types, basis } = given;
     if (recipe.method === 'static') {
-      if (!basis) throw new HalftoneError('calibration-missing', 'a static recipe takes its activation ranges from calibration data, and the job names none');
+      if (!basis)
+        throw new HalftoneError(
+          'calibration-missing',
+          'a static recipe takes its activation ranges from calibration data, and the job names none',
+        );
       const made = await quantizeStatic(basis.basis, recipe, basis.context(index, targetDb));
       return {
         model: basis.branch ? basis.branch.wrap(made.model) : made.model,
@@ -270,7 +280,9 @@ class TaskRun {
       };
     }
     if (recipe.method === 'dynamic') {
-      const made = await this.#stage('transform', index, async () => quantizeDynamic(prepared.model, recipe, { shapes: types, avoidSaturation: this.#machine.architecture === 'x64' }));
+      const made = await this.#stage('transform', index, async () =>
+        quantizeDynamic(prepared.model, recipe, { shapes: types, avoidSaturation: this.#machine.architecture === 'x64' }),
+      );
       return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, heldDb: null, quantized: () => made.quantized };
     }
     const made = await this.#stage('transform', index, async () =>
@@ -282,7 +294,13 @@ class TaskRun {
     return { model: made.model, leftInFloat: made.leftInFloat, notes: made.notes, heldDb: null, quantized: () => [] as string[] };
   }
 
-  async #evaluate(float: Session, candidates: Candidate[], baseline: VariantResult | null, dataset: Dataset | null, feeds: Record<string, TensorValue>): Promise<void> {
+  async #evaluate(
+    float: Session,
+    candidates: Candidate[],
+    baseline: VariantResult | null,
+    dataset: Dataset | null,
+    feeds: Record<string, TensorValue>,
+  ): Promise<void> {
     const sessions: Session[] = [];
     try {
       for (const c of candidates) sessions.push(await this.#runner.open(c.path, { threads: 0 }));
@@ -302,7 +320,8 @@ class TaskRun {
         const own = outcome.variants[i]!;
         c.result.evaluation = own.evaluation;
         if (own.error) c.result.error = own.error;
-        else if (!own.finite) c.result.error = { code: 'gate-not-finite', detail: 'the quantized model gives NaN or Inf on the evaluation data' };
+        else if (!own.finite)
+          c.result.error = { code: 'gate-not-finite', detail: 'the quantized model gives NaN or Inf on the evaluation data' };
         // What is not finite or does not run is not published.
         if (c.result.error) {
           c.result.files = undefined;
@@ -326,7 +345,14 @@ class TaskRun {
       const problem = evaluation && !error ? qualityProblem(evaluation, constraint) : null;
       if (!problem || target === null || !evaluation) return;
       target = Math.max(target, candidate.heldDb ?? target) + REPAIR.stepDb;
-      const result: VariantResult = { index: candidate.index, recipe: candidate.recipe, evaluation: null, benchmarks: [], kernels: null, error: null };
+      const result: VariantResult = {
+        index: candidate.index,
+        recipe: candidate.recipe,
+        evaluation: null,
+        benchmarks: [],
+        kernels: null,
+        error: null,
+      };
       const next = await this.#make(candidate.index, candidate.recipe, result, given, target);
       await this.#evaluate(given.float, [next], null, dataset, given.firstFeeds);
       const better = result.evaluation && !result.error && lossOf(result.evaluation) < lossOf(evaluation);
@@ -337,7 +363,12 @@ class TaskRun {
     }
   }
 
-  async #benchmark(candidates: Candidate[], baseline: VariantResult, data: Dataset | null, firstFeeds: Record<string, TensorValue>): Promise<void> {
+  async #benchmark(
+    candidates: Candidate[],
+    baseline: VariantResult,
+    data: Dataset | null,
+    firstFeeds: Record<string, TensorValue>,
+  ): Promise<void> {
     const sound = candidates.filter((c) => !c.result.error);
     const feeds = data ? Array.from({ length: Math.min(BENCHMARK_FEEDS, data.groups) }, (_, i) => data.feed(i)) : [firstFeeds];
     const feedsPath = join(this.#task.workDir, 'feeds.bin');
@@ -353,10 +384,15 @@ class TaskRun {
           signal: this.#signal,
           onProgress: (done) => this.#progress('benchmark', 0.7 * done),
         });
-        const add = async (result: VariantResult, path: string, timing: { latencyMs: Benchmark['latencyMs']; speedup: Benchmark['speedup'] }) => {
+        const add = async (
+          result: VariantResult,
+          path: string,
+          timing: { latencyMs: Benchmark['latencyMs']; speedup: Benchmark['speedup'] },
+        ) => {
           const memory = await measureMemory({ model: path, feedsPath, threads, signal: this.#signal });
           const limit = profile.memoryLimitBytes;
-          if (limit !== null && memory.peakRssBytes > limit) result.kernels?.notes.push(`takes ${memory.peakRssBytes} bytes, and ${profile.name} has ${limit}`);
+          if (limit !== null && memory.peakRssBytes > limit)
+            result.kernels?.notes.push(`takes ${memory.peakRssBytes} bytes, and ${profile.name} has ${limit}`);
           result.benchmarks.push({ deviceProfile: profile.name, latencyMs: timing.latencyMs, speedup: timing.speedup, ...memory });
         };
         await add(baseline, this.#task.modelPath, { latencyMs: latency.float, speedup: { value: 1, ci95: [1, 1] } });
@@ -376,8 +412,16 @@ class TaskRun {
 
   #weightOf(recipes: Recipe[]): number {
     const of = (stages: Stage[]) => stages.reduce((a, s) => a + WEIGHTS[s], 0);
-    const per = recipes.reduce((a, r) => a + of(r.method === 'static' ? ['measure', 'plan', 'transform', 'emit', 'gate'] : ['transform', 'emit', 'gate']), 0);
-    return of(['read', 'prepare', 'evaluate']) + (recipes.some((r) => r.method === 'static') ? WEIGHTS.observe : 0) + per + WEIGHTS.benchmark * this.#task.deviceProfiles.length;
+    const per = recipes.reduce(
+      (a, r) => a + of(r.method === 'static' ? ['measure', 'plan', 'transform', 'emit', 'gate'] : ['transform', 'emit', 'gate']),
+      0,
+    );
+    return (
+      of(['read', 'prepare', 'evaluate']) +
+      (recipes.some((r) => r.method === 'static') ? WEIGHTS.observe : 0) +
+      per +
+      WEIGHTS.benchmark * this.#task.deviceProfiles.length
+    );
   }
 
   #progress(stage: Stage, fraction: number, variant?: number): void {
@@ -429,11 +473,16 @@ export function checkProfile(recipe: ResolvedRecipe, profile: DeviceProfile): vo
     throw new HalftoneError('profile-forbids', `${profile.name} does not take ${what}`);
   };
   if (recipe.method !== 'float16') {
-    if (recipe.weights.granularity === 'block') throw new HalftoneError('recipe-unsupported', 'granularity block belongs to weight-only recipes, which do not exist yet; use channel or tensor');
+    if (recipe.weights.granularity === 'block')
+      throw new HalftoneError(
+        'recipe-unsupported',
+        'granularity block belongs to weight-only recipes, which do not exist yet; use channel or tensor',
+      );
     if (!profile.allowedWeightTypes.includes(recipe.weights.type)) refuse(`${recipe.weights.type} weights`);
     if (!profile.allowedGranularities.includes(recipe.weights.granularity)) refuse(`granularity ${recipe.weights.granularity}`);
   }
-  if (recipe.method === 'static' && !profile.allowedActivationTypes.includes(recipe.activations.type)) refuse(`${recipe.activations.type} activations`);
+  if (recipe.method === 'static' && !profile.allowedActivationTypes.includes(recipe.activations.type))
+    refuse(`${recipe.activations.type} activations`);
 }
 
 /** The peak of this process's memory since `resetPeak`, where the kernel tells (Linux); else since it began. */

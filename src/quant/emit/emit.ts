@@ -1,5 +1,6 @@
 import { attrInt, captures, cloneModel, GraphView, intAttr, NamePool } from '../../onnx/graph.ts';
-import { type Attribute, DataType, type Model, type Node, type TensorType } from '../../onnx/model.ts';
+import { type Attribute, DataType, type Model, type Node, type Tensor, type TensorType } from '../../onnx/model.ts';
+import { inferShapes } from '../../onnx/shapes.ts';
 import { makeTensor } from '../../onnx/tensor.ts';
 import { OPERATORS, SELF_QUANTIZING } from '../plan/operators.ts';
 import type { Grid } from '../plan/ranges.ts';
@@ -24,6 +25,25 @@ export interface Quantization {
 }
 
 const intAttribute = (name: string, value: number): [string, Attribute] => [name, intAttr(name, value)];
+
+/** Types as the model alone tells them: the plan's have the calibration data's sizes in them, and users have data of other sizes. */
+const fixed = new WeakMap<Model, ReadonlyMap<string, TensorType>>();
+function fixedTypes(model: Model): ReadonlyMap<string, TensorType> {
+  let types = fixed.get(model);
+  if (!types) {
+    types = inferShapes(model);
+    fixed.set(model, types);
+  }
+  return types;
+}
+
+/** The axis and number of a layer's input channels, from its weight. */
+function inputChannels(node: Node, weight: Tensor): { axis: number; size: number } | null {
+  if (node.opType === 'Conv') return { axis: 1, size: weight.dims[1]! * attrInt(node, 'group', 1) };
+  if (node.opType === 'ConvTranspose') return { axis: 1, size: weight.dims[0]! };
+  if (node.opType === 'Gemm') return attrInt(node, 'transA', 0) ? null : { axis: 1, size: weight.dims[attrInt(node, 'transB', 0) ? 1 : 0]! };
+  return weight.dims.length >= 2 ? { axis: -1, size: weight.dims.at(-2)! } : null;
+}
 
 /**
  * Writes the quantized model.
@@ -189,45 +209,58 @@ export function emit(
     node('Clip', [from, bound('lowest', lo), bound('highest', hi)], [codes(value)]);
   };
 
-  /** Through units that only move data and stay in float: whether the runtime could bring a DequantizeLinear next to this value. */
-  const comesFromCodes = (value: string): boolean => {
-    if (madeInIntegers(value)) return true;
-    const unit = producers.get(value);
-    return unit !== undefined && !isInteger(unit) && isMover(unit) && comesFromCodes(unit.nodes[0]!.inputs[0]!);
-  };
-  const goesToCodes = (value: string): boolean =>
-    (readers.get(value) ?? []).some(
-      (u) => readsAsInteger(u, value) || (!isInteger(u) && isMover(u) && u.outputs.some((o) => o && goesToCodes(o))),
-    );
   const isMover = (unit: Unit) => OPERATORS[unit.operator]?.moves === true;
+  /** Where a vector scale can lie: an axis of more than one entry whose length does not change from run to run. The first such is the fastest. */
+  const vectorAxis = (value: string, reader: Node): { axis: number; size: number } | null => {
+    const shape = fixedTypes(prepared).get(value)?.shape;
+    const axis = shape?.findIndex((d) => typeof d === 'number' && d > 1) ?? -1;
+    if (axis >= 0) return { axis, size: shape![axis] as number };
+    const weight = prepared.graph.initializers.get(reader.inputs[1] ?? '');
+    const known = weight && reader.inputs[0] === value ? inputChannels(reader, weight) : null;
+    return known && known.size > 1 ? known : null;
+  };
+  // What the runtime could bring a DequantizeLinear next to, and a QuantizeLinear: both move across units that only move data.
+  const fromCodes = new Set<string>();
+  const toCodes = new Set<string>();
+  /** Of the first those that no vector scale guards. */
+  const exposed = new Set<string>();
+  const isExposed = (value: string, reader: Node) => exposed.has(value) || (madeInIntegers(value) && !vectorAxis(value, reader));
+  for (const unit of quantization.units) {
+    const moved = !isInteger(unit) && isMover(unit) ? unit.nodes[0]!.inputs[0]! : null;
+    for (const output of unit.outputs) {
+      if (!output) continue;
+      if (madeInIntegers(output) || (moved && fromCodes.has(moved))) fromCodes.add(output);
+      if (moved && isExposed(moved, unit.nodes[0]!)) exposed.add(output);
+    }
+  }
+  for (const unit of [...quantization.units].reverse()) {
+    const anchor = unit.nodes[0]!;
+    if (isInteger(unit)) for (const i of unit.inputs) toCodes.add(anchor.inputs[i]!);
+    else if (isMover(unit) && unit.outputs.some((o) => toCodes.has(o))) toCodes.add(anchor.inputs[0]!);
+  }
   const guardOf = (unit: Unit): 'axis' | 'after' | null => {
     const anchor = unit.nodes[0]!;
     if (anchor.domain !== '') return null;
+    const goesOn = unit.outputs.some((o) => toCodes.has(o));
     if (SELF_QUANTIZING.has(anchor.opType)) {
       // Two activations: no weight that the runtime could quantize, but a kernel that it could choose.
       const constants = anchor.inputs.filter((i) => prepared.graph.initializers.has(i));
-      if (anchor.opType === 'MatMul' && !constants.length)
-        return unit.outputs.some(goesToCodes) && anchor.inputs.every(comesFromCodes) ? 'after' : null;
-      return 'axis';
+      if (anchor.opType === 'MatMul' && !constants.length) return goesOn && anchor.inputs.every((i) => fromCodes.has(i)) ? 'after' : null;
+      return isExposed(anchor.inputs[0]!, anchor) ? (goesOn ? 'after' : null) : 'axis';
     }
-    const guard = OPERATORS[unit.operator]?.guard ?? null;
-    if (guard !== 'after') return guard;
-    const activations = anchor.inputs.filter((i) => i && !prepared.graph.initializers.has(i));
-    return activations.every(comesFromCodes) && unit.outputs.some((o) => o && goesToCodes(o)) ? 'after' : null;
+    const row = OPERATORS[unit.operator];
+    if (row?.guard !== 'after') return row?.guard ?? null;
+    const activations = anchor.inputs.filter(
+      (value, i) => value && (row.activations === 'all' || row.activations.includes(i)) && !prepared.graph.initializers.has(value),
+    );
+    return goesOn && activations.every((i) => fromCodes.has(i)) ? 'after' : null;
   };
   const vectors = new Map<string, string>();
   /** A DequantizeLinear with a vector scale, all entries equal: costs nothing and is never fused into what follows. */
   const guarded = (value: string, reader: Node): string => {
-    const shape = types.get(value)?.shape;
-    const weight = prepared.graph.initializers.get(reader.inputs[1] ?? '');
-    const last = reader.opType === 'MatMul' && shape ? shape.length - 1 : 1;
-    const axis = shape && shape.length > 1 ? last : 1;
-    let size = shape?.[axis];
-    if (typeof size !== 'number' && weight && reader.inputs[0] === value) {
-      if (reader.opType === 'Conv') size = weight.dims[1]! * attrInt(reader, 'group', 1);
-      else if (reader.opType === 'ConvTranspose') size = weight.dims[0]!;
-    }
-    if (typeof size !== 'number' || !shape || shape.length < 2) return value;
+    const vector = vectorAxis(value, reader);
+    if (!vector) return value;
+    const { axis, size } = vector;
     const key = `${value} ${axis}`;
     let out = vectors.get(key);
     if (!out) {

@@ -30,7 +30,9 @@ const CROSSING_FACTORS = [1, 0.4, 0.1];
  * allocation): each unit's integer cost is raised by price · its own noise, and the minimum cut taken; the price is the
  * lowest at which the plan, judged as a whole, keeps the budget. Where no price does, the least noisy plan seen.
  */
-export async function withinNoiseBudget<Judged extends { noise: number }>(input: NoiseBudgetInput<Judged>): Promise<{ plan: ReadonlySet<number>; judged: Judged }> {
+export async function withinNoiseBudget<Judged extends { noise: number }>(
+  input: NoiseBudgetInput<Judged>,
+): Promise<{ plan: ReadonlySet<number>; judged: Judged }> {
   const { units, planned, own, costs, types, budget } = input;
   const total = Object.values(costs).reduce((sum, cost) => sum + cost.floatUs, 0) || 1;
   const seen = new Map<string, Judged>();
