@@ -1,6 +1,6 @@
 /**
- * What a job survives: an orderly restart, kill -9 of its process, of everything at once. HALFTONE_KILLS=child,all sets how
- * many kills of each kind (2,2 by default; the full count of the issue is 30,10). Linux only: children are found in /proc.
+ * What a job survives: an orderly restart, kill -9 of its process, of its worker, of everything at once. HALFTONE_KILLS=child,worker,all
+ * sets how many kills of each kind (2,1,2 by default; 30,10,10 is the full trial). Linux only: children are found in /proc.
  */
 import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -10,7 +10,7 @@ import { npz } from '../../demo/npz.ts';
 import { all, eventually, type Harness, start } from './support/harness.ts';
 import { fitted, IMAGE, images, labelsFrom, logitsOf, uniform } from './support/models.ts';
 
-const [CHILD_KILLS, FULL_KILLS] = (process.env.HALFTONE_KILLS ?? '2,2').split(',').map(Number) as [number, number];
+const [CHILD_KILLS, WORKER_KILLS, FULL_KILLS] = (process.env.HALFTONE_KILLS ?? '2,1,2').split(',').map(Number) as [number, number, number];
 const PROC = existsSync('/proc/self/stat');
 const next = uniform(5);
 
@@ -61,6 +61,7 @@ function descendants(): Process[] {
   return everything.filter((one) => found.has(one.pid));
 }
 const jobProcesses = (): Process[] => descendants().filter((one) => /worker\/child\.js/.test(one.command));
+const workers = (): Process[] => descendants().filter((one) => /bin\/worker\.js/.test(one.command));
 /** kill -9; what has gone meanwhile needs none. */
 function kill(victims: Process[]): void {
   for (const { pid } of victims)
@@ -140,6 +141,21 @@ describe('a job', () => {
           (count) => count === 0,
         ),
       ).toBe(0);
+      await harness.client.json('DELETE', `/v1/jobs/${id}`);
+    }
+  });
+
+  it.runIf(PROC)(`survives kill -9 of its worker, ${WORKER_KILLS} times`, { timeout: 60_000 + WORKER_KILLS * 90_000 }, async () => {
+    for (let round = 0; round < WORKER_KILLS; round++) {
+      const { id } = await post();
+      await running(id);
+      const orphans = jobProcesses();
+      expect(workers().length).toBe(1);
+      kill(workers());
+      await sound(id);
+      // The child of a dead worker must not compute on.
+      const alive = () => processes().filter((one) => orphans.some((orphan) => orphan.pid === one.pid && orphan.command === one.command));
+      expect(await eventually(alive, (left) => left.length === 0)).toEqual([]);
       await harness.client.json('DELETE', `/v1/jobs/${id}`);
     }
   });

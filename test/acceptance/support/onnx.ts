@@ -24,8 +24,8 @@ const float = (number: number, value: number): Buffer => {
   return Buffer.concat([varint((number << 3) | 5), bytes]);
 };
 
-export const FLOAT = 1;
-export const INT64 = 7;
+const FLOAT = 1;
+const INT64 = 7;
 export const BOOL = 9;
 
 /** TensorProto with raw_data. */
