@@ -15,8 +15,8 @@ import { forbidden, quantizationFor } from './plan/plan.ts';
 import { buildUnits, type Unit } from './plan/units.ts';
 import { decibels, noiseOf } from './quality.ts';
 import { openModel } from './session.ts';
-import { biasCorrection } from './transform/bias-correction.ts';
-import { saturatingChannels } from './transform/saturation.ts';
+import { type Choice, type CodesCache, quantizationUnder } from './transform/candidate.ts';
+import { secondMoments } from './transform/compensated-rounding.ts';
 
 /** Calibration data as the engine sees it: `feed(i)` gives run i's inputs. */
 export interface CalibrationRuns {
@@ -54,6 +54,10 @@ export interface StaticBasis {
   /** Held-back runs and the float model's outputs for them. */
   held: Record<string, TensorValue>[];
   heldReference: Record<string, TensorValue>[];
+  /** Some of the observed runs, for what needs inputs again. */
+  moreFeeds: Record<string, TensorValue>[];
+  /** Runs of the calibration set. */
+  runs: number;
   /** Time of one float run, in ms. */
   runMs: number;
   /** Whether the held-back runs were observed too (too few samples to hold any back). */
@@ -63,6 +67,8 @@ export interface StaticBasis {
 
 /** A sixth of the runs is held back, within these bounds. */
 const HELD_BACK = { least: 8, most: 16 };
+/** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
+const COMPENSATION = { runs: 8, leastSeconds: 0.3, ofFloor: 1 };
 /** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
 const SENSITIVITY = { leastSamples: 3, ms: 30 };
 
@@ -132,6 +138,8 @@ export async function observeModel(
     observations,
     held: heldFeeds,
     heldReference,
+    moreFeeds: observed.filter((_, i) => i % Math.max(1, Math.ceil(observed.length / COMPENSATION.runs)) === 0).map((i) => data.feed(i)),
+    runs: data.runs,
     runMs: (performance.now() - start) / heldFeeds.length,
     heldSeen: seen,
     feeds: [data.feed(observed[0]!)],
@@ -184,7 +192,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   const base = { units, recipe, profile: context.profile, constant };
   const minmax = rangesBy('minmax', observations);
   const nearest = (quantized: ReadonlySet<number>) =>
-    emit(prepared, quantizationFor({ ...base, quantized, ranges: minmax }), types, recipe.format);
+    emit(prepared, quantizationFor({ ...base, quantized, ranges: minmax }), recipe.format);
 
   const key = costsKey(recipe);
   let costs = context.cachedCosts(key);
@@ -215,37 +223,11 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   });
   context.signal?.throwIfAborted();
 
-  const build = (quantized: ReadonlySet<number>, choice: Choice): Quantization => {
-    const plain = quantizationFor({ ...base, quantized, ranges: choice.ranges });
-    const sevenBits = new Map<number, ReadonlySet<number>>();
-    if (avoidsSaturation(context.profile)) {
-      for (const unit of units) {
-        if (!quantized.has(unit.id) || !unit.weight) continue;
-        const channels = saturatingChannels(
-          unit,
-          plain.weights.get(unit.id)!,
-          plain.grid(unit.nodes[0]!.inputs[unit.inputs[0]!]!),
-          observations,
-        );
-        if (!channels.size) continue;
-        const all = recipe.weights.granularity === 'channel' ? channels : new Set([0]);
-        sevenBits.set(unit.id, all);
-      }
-    }
-    const rescaled = sevenBits.size ? quantizationFor({ ...base, quantized, ranges: choice.ranges, sevenBits }) : plain;
-    if (!choice.correctBias) return rescaled;
-    const corrections = new Map<number, Float64Array>();
-    for (const unit of units) {
-      const weight = rescaled.weights.get(unit.id);
-      if (!weight || (unit.row!.bias === undefined && unit.bias === null)) continue;
-      const correction = biasCorrection(unit, weight, observations.get(unit.nodes[0]!.inputs[unit.inputs[0]!]!)!);
-      if (correction) corrections.set(unit.id, correction);
-    }
-    return quantizationFor({ ...base, quantized, ranges: choice.ranges, sevenBits, corrections });
-  };
+  const candidate = { units, recipe, profile: context.profile, constant, observations };
+  const codes: CodesCache = new Map();
   const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
-    const quantization = build(quantized, choice);
-    const session = await openModel(context.runner, emit(prepared, quantization, types, recipe.format), context.workDir, {
+    const quantization = await quantizationUnder(candidate, quantized, choice, codes);
+    const session = await openModel(context.runner, emit(prepared, quantization, recipe.format), context.workDir, {
       threads: context.threads,
     });
     try {
@@ -263,11 +245,30 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const rule = recipe.activations.calibration;
     const rules = rule === 'auto' ? (['minmax', 'auto'] as const) : ([rule] as const);
     let quantized: ReadonlySet<number> = planned;
-    let best = await judge(quantized, { name: rules[0], ranges: rangesBy(rules[0], observations), correctBias: true });
+    let best = await judge(quantized, { name: rules[0], ranges: rangesBy(rules[0], observations), correctBias: true, moments: null });
     for (const other of rules.slice(1)) {
-      const next = await judge(quantized, { name: other, ranges: rangesBy(other, observations), correctBias: true });
+      const next = await judge(quantized, { name: other, ranges: rangesBy(other, observations), correctBias: true, moments: null });
       if (next.noise < best.noise) best = next;
       context.signal?.throwIfAborted();
+    }
+    const moments = await secondMoments(
+      context.runner,
+      prepared,
+      units.filter((u) => planned.has(u.id)),
+      types,
+      basis.moreFeeds,
+      {
+        workDir: context.workDir,
+        threads: context.threads,
+        seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * basis.runMs * basis.runs) / 1000),
+        ...(context.signal && { signal: context.signal }),
+      },
+    );
+    let compensation: number | null = null;
+    if (moments.size && recipe.weights.type === 'int8' && recipe.weights.symmetric) {
+      const compensated = await judge(quantized, { ...best.choice, moments });
+      compensation = decibels(compensated.noise) - decibels(best.noise);
+      if (compensated.noise < best.noise) best = compensated;
     }
     const uncorrected = await judge(quantized, { ...best.choice, correctBias: false });
     const gain = decibels(best.noise) - decibels(uncorrected.noise);
@@ -276,6 +277,11 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     notes.push(
       `ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`,
     );
+    if (compensation !== null) {
+      notes.push(
+        `error-compensated rounding of ${moments.size} layers: ${best.choice.moments ? 'kept' : 'not kept'}, it changed the error by ${compensation.toFixed(1)} dB ${where}`,
+      );
+    }
     notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
     if (decibels(best.noise) < context.targetDb && planned.size > 1) {
       const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(basis.runMs, 0.01)));
@@ -334,7 +340,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
           : 'conversions would cost more than it gains',
     });
   }
-  const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, types, recipe.format));
+  const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, recipe.format));
   return {
     model,
     quantization: transformed.quantization,
@@ -343,18 +349,4 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     costs: measured,
     heldDb: decibels(transformed.noise),
   };
-}
-
-interface Choice {
-  name: string;
-  ranges: ReturnType<typeof rangesBy>;
-  correctBias: boolean;
-}
-
-/**
- * Whether 7-bit channels are needed: wherever the file may meet an x86 processor. A file outlives the machine that it was
- * measured on, and the channels concerned cost little (docs/decisions).
- */
-function avoidsSaturation(profile: DeviceProfile): boolean {
-  return !profile.machine || profile.machine.architecture === 'x64';
 }

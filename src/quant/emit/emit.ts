@@ -41,7 +41,8 @@ function fixedTypes(model: Model): ReadonlyMap<string, TensorType> {
 function inputChannels(node: Node, weight: Tensor): { axis: number; size: number } | null {
   if (node.opType === 'Conv') return { axis: 1, size: weight.dims[1]! * attrInt(node, 'group', 1) };
   if (node.opType === 'ConvTranspose') return { axis: 1, size: weight.dims[0]! };
-  if (node.opType === 'Gemm') return attrInt(node, 'transA', 0) ? null : { axis: 1, size: weight.dims[attrInt(node, 'transB', 0) ? 1 : 0]! };
+  if (node.opType === 'Gemm')
+    return attrInt(node, 'transA', 0) ? null : { axis: 1, size: weight.dims[attrInt(node, 'transB', 0) ? 1 : 0]! };
   return weight.dims.length >= 2 ? { axis: -1, size: weight.dims.at(-2)! } : null;
 }
 
@@ -58,12 +59,7 @@ function inputChannels(node: Node, weight: Tensor): { axis: number; size: number
  *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says.
  * 6. Nothing that nobody reads is left (rule 12).
  */
-export function emit(
-  prepared: Model,
-  quantization: Quantization,
-  types: ReadonlyMap<string, TensorType>,
-  format: 'qdq' | 'qoperator',
-): Model {
+export function emit(prepared: Model, quantization: Quantization, format: 'qdq' | 'qoperator'): Model {
   const model = cloneModel(prepared);
   const graph = model.graph;
   const nodes: Node[] = [];
@@ -250,10 +246,9 @@ export function emit(
     }
     const row = OPERATORS[unit.operator];
     if (row?.guard !== 'after') return row?.guard ?? null;
-    const activations = anchor.inputs.filter(
-      (value, i) => value && (row.activations === 'all' || row.activations.includes(i)) && !prepared.graph.initializers.has(value),
-    );
-    return goesOn && activations.every((i) => fromCodes.has(i)) ? 'after' : null;
+    const activations = anchor.inputs.filter((value, i) => value && (row.activations === 'all' || row.activations.includes(i)));
+    const wanted = (value: string) => fromCodes.has(value) || (row.takesFloatConstant === true && prepared.graph.initializers.has(value));
+    return goesOn && activations.every(wanted) ? 'after' : null;
   };
   const vectors = new Map<string, string>();
   /** A DequantizeLinear with a vector scale, all entries equal: costs nothing and is never fused into what follows. */

@@ -26,6 +26,8 @@ export interface OperatorRow {
    * `axis` = the DequantizeLinear before it has a vector scale; `after` = LeakyRelu(1) behind it; none needed otherwise.
    */
   guard: 'axis' | 'after' | null;
+  /** The runtime makes it an integer operator even where one of its activations is a float constant (seen: Where; not Add, Mul, Concat). */
+  takesFloatConstant?: true;
   /** Kernel of the QOperator format, and its domain. Absent: the operator runs on integers under its own name. */
   kernel?: { op: string; domain: '' | 'com.microsoft' };
   /** Null when the kernel takes this node, else why not. */
@@ -117,7 +119,7 @@ export const OPERATORS: Readonly<Record<string, OperatorRow>> = {
   Sigmoid: { activations: [0], guard: 'after', kernel: { op: 'QLinearSigmoid', domain: 'com.microsoft' } },
   LeakyRelu: { activations: [0], guard: 'after', kernel: { op: 'QLinearLeakyRelu', domain: 'com.microsoft' } },
   Softmax: { activations: [0], guard: 'after', kernel: { op: 'QLinearSoftmax', domain: 'com.microsoft' } },
-  Where: { activations: [1, 2], guard: 'after', kernel: { op: 'QLinearWhere', domain: 'com.microsoft' } },
+  Where: { activations: [1, 2], guard: 'after', takesFloatConstant: true, kernel: { op: 'QLinearWhere', domain: 'com.microsoft' } },
   MaxPool: mover('axis', (node) => (node.outputs.length > 1 && node.outputs[1] ? 'the indices output has no integer form' : null)),
   Resize: mover('axis', (node) => (attrString(node, 'mode', 'nearest') === 'nearest' ? null : 'only nearest resizing runs on integers')),
   Split: mover(),
