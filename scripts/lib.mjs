@@ -55,9 +55,10 @@ export const onPath = (program) =>
 
 /**
  * Runs a command with one line of progress; its output is shown only when it fails (or where HALFTONE_VERBOSE is set).
- * @returns {Promise<void>}
+ * @param options.forgive judges a failed command's output: where it gives a text, that is shown instead and the step answers false
+ * @returns {Promise<boolean>} whether the command succeeded
  */
-export async function step(title, command, args, { env = {}, hint = '' } = {}) {
+export async function step(title, command, args, { env = {}, hint = '', forgive = () => '' } = {}) {
   const started = Date.now();
   process.stderr.write(`halftone: ${title} … `);
   const verbose = Boolean(process.env.HALFTONE_VERBOSE);
@@ -77,7 +78,12 @@ export async function step(title, command, args, { env = {}, hint = '' } = {}) {
   });
   if (code === 0) {
     process.stderr.write(`${((Date.now() - started) / 1000).toFixed(1)} s\n`);
-    return;
+    return true;
+  }
+  const forgiven = forgive(output);
+  if (forgiven !== '') {
+    process.stderr.write(`${forgiven}\n`);
+    return false;
   }
   process.stderr.write('failed\n');
   if (!verbose) process.stderr.write(output.length > 20_000 ? `[…]\n${output.slice(-20_000)}` : output);

