@@ -167,6 +167,13 @@ const SETTINGS = {
     () => '',
     text,
   ),
+  onnxRuntimeLibrary: setting<string | null>(
+    'ONNXRUNTIME_LIBRARY',
+    'the package’s own',
+    'Another build of the same ONNX Runtime version for jobs’ processes to load, as one that is masked to run a lesser processor’s kernels; what it needs preloaded is named by LD_PRELOAD.',
+    () => null,
+    (value) => path.resolve(value),
+  ),
   webhookAllow: setting<string[]>(
     'WEBHOOK_ALLOW',
     '',
@@ -230,7 +237,7 @@ export function readConfig(environment: Record<string, string | undefined> = pro
 }
 
 /** All that a job's process sees of the environment: what programs need to run, and no secret. */
-const PASSED_ON = ['PATH', 'HOME', 'LANG', 'LC_ALL', 'LC_CTYPE', 'TZ', 'LD_LIBRARY_PATH'];
+const PASSED_ON = ['PATH', 'HOME', 'LANG', 'LC_ALL', 'LC_CTYPE', 'TZ', 'LD_LIBRARY_PATH', 'LD_PRELOAD'];
 export function childEnvironment(environment: Record<string, string | undefined> = process.env): Record<string, string> {
   return Object.fromEntries(PASSED_ON.flatMap((name) => (environment[name] === undefined ? [] : [[name, environment[name]]])));
 }

@@ -65,6 +65,7 @@ export async function runWorker(lifetime: Lifetime, hooks: WorkerHooks = {}): Pr
     memoryBytes: config.jobMemoryBytes,
     leaseSeconds: config.jobLeaseSeconds,
     machineLockPath: config.machineLock,
+    onnxRuntimeLibrary: config.onnxRuntimeLibrary,
     log,
     ...hooks,
   });

@@ -136,3 +136,8 @@ export class HalftoneError extends Error {
     this.headers = options.headers ?? {};
   }
 }
+
+/** An error that points at a field of the request. */
+export function at(pointer: string, code: ErrorCode, detail: string): HalftoneError {
+  return new HalftoneError(code, detail, { errors: [{ pointer, detail }] });
+}

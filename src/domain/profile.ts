@@ -1,4 +1,4 @@
-import type { Granularity, IntegerType } from './recipe.ts';
+import type { Allowed } from './recipe.ts';
 
 /** The machine a worker runs on, as detected by it. */
 export interface Machine {
@@ -13,7 +13,7 @@ export interface Machine {
 }
 
 /** What a device allows and how a model is run on it. */
-export interface DeviceProfile {
+export interface DeviceProfile extends Allowed {
   /** prf_… */
   id: string;
   name: string;
@@ -23,11 +23,6 @@ export interface DeviceProfile {
   threads: number | null;
   /** Peak resident memory that a model may take on the device; null = no limit. */
   memoryLimitBytes: number | null;
-  allowedWeightTypes: IntegerType[];
-  allowedActivationTypes: IntegerType[];
-  allowedGranularities: Granularity[];
-  /** Whether the device takes zero points other than that of a symmetric range. */
-  requireSymmetricActivations: boolean;
   highestOpset: number;
   float16: boolean;
   /** Labels that a worker must carry (WORKER_LABELS) to measure this profile; empty = any worker. */

@@ -41,18 +41,32 @@ export interface ResolvedRecipe {
   format: Format;
 }
 
-/** Fills a recipe's gaps. u8 activations and per-channel s8 weights are the one combination that is fast in ONNX Runtime's CPU kernels. */
-export function resolveRecipe(recipe: Recipe): ResolvedRecipe {
+/** What a device takes. */
+export interface Allowed {
+  allowedWeightTypes: IntegerType[];
+  allowedActivationTypes: IntegerType[];
+  allowedGranularities: Granularity[];
+  /** Whether the device takes zero points other than that of a symmetric range. */
+  requireSymmetricActivations: boolean;
+}
+
+/**
+ * Fills a recipe's gaps, within what the target allows. u8 activations and per-channel s8 weights are the one combination
+ * that is fast in ONNX Runtime's CPU kernels.
+ */
+export function resolveRecipe(recipe: Recipe, target?: Allowed): ResolvedRecipe {
+  const first = <T>(preferred: readonly T[], allowed: readonly T[] | undefined): T =>
+    preferred.find((value) => allowed?.includes(value)) ?? preferred[0]!;
   return {
     method: recipe.method,
     weights: {
-      type: recipe.weights?.type ?? 'int8',
-      granularity: recipe.weights?.granularity ?? 'channel',
+      type: recipe.weights?.type ?? first<IntegerType>(['int8', 'uint8'], target?.allowedWeightTypes),
+      granularity: recipe.weights?.granularity ?? first<Granularity>(['channel', 'tensor'], target?.allowedGranularities),
       symmetric: recipe.weights?.symmetric ?? true,
     },
     activations: {
-      type: recipe.activations?.type ?? 'uint8',
-      symmetric: recipe.activations?.symmetric ?? false,
+      type: recipe.activations?.type ?? first<IntegerType>(['uint8', 'int8'], target?.allowedActivationTypes),
+      symmetric: recipe.activations?.symmetric ?? target?.requireSymmetricActivations ?? false,
       calibration: recipe.activations?.calibration ?? 'auto',
     },
     exclude: {

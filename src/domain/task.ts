@@ -26,6 +26,8 @@ export interface Task {
   statistics: Record<string, unknown>;
   /** File locked while this machine measures (exclusive) or computes (shared). */
   machineLockPath: string;
+  /** The ONNX Runtime library that runs all models of the job; null = the one inside onnxruntime-node. */
+  onnxRuntimeLibrary: string | null;
 }
 
 /** Worker → child. */

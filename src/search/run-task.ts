@@ -6,6 +6,7 @@ import { HalftoneError } from '../domain/errors.ts';
 import type { Benchmark, Evaluation, JobResult, KernelReport, Stage, StageRun, VariantResult } from '../domain/job.ts';
 import type { DeviceProfile, Machine } from '../domain/profile.ts';
 import { type Recipe, type ResolvedRecipe, resolveRecipe } from '../domain/recipe.ts';
+import { checkRecipe } from '../domain/recipe-check.ts';
 import type { Runner, Session, TensorValue } from '../domain/runner.ts';
 import type { Task, TaskEvent } from '../domain/task.ts';
 import { evaluate } from '../evaluate/compare.ts';
@@ -27,13 +28,14 @@ import { type Prepared, prepare } from '../quant/prepare/index.ts';
 import { type CalibrationRuns, observeModel, quantizeStatic, type StaticBasis, type StaticContext } from '../quant/static.ts';
 import { benchmarkModels, measureMemory } from '../runtime/benchmark.ts';
 import { writeFeeds } from '../runtime/feeds.ts';
+import { type Library, loadLibrary } from '../runtime/library.ts';
 import { detectMachine } from '../runtime/machine.ts';
 import { withMachine } from '../runtime/machine-lock.ts';
 import { createRunner } from '../runtime/runner.ts';
 import { chooseBest, qualityProblem } from './best.ts';
 
 /** Version of the engine in cache keys and manifests: raised when the same input would give another artifact. */
-export const ENGINE_VERSION = 1;
+const ENGINE_VERSION = 1;
 
 /** What share of a job each stage is taken to be, for progress. */
 const WEIGHTS: Record<Stage, number> = {
@@ -90,7 +92,8 @@ class TaskRun {
   readonly #task: Task;
   readonly #emit: (event: TaskEvent) => void;
   readonly #signal: AbortSignal;
-  readonly #runner: Runner = createRunner();
+  readonly #library: Library;
+  readonly #runner: Runner;
   readonly #machine: Machine;
   readonly #started = performance.now();
   #done = 0;
@@ -100,6 +103,8 @@ class TaskRun {
     this.#task = task;
     this.#emit = emit;
     this.#signal = signal;
+    this.#library = loadLibrary(task.onnxRuntimeLibrary ?? undefined);
+    this.#runner = createRunner(this.#library);
     this.#machine = detectMachine(this.#runner.version);
     this.#total = this.#weightOf(task.recipes);
   }
@@ -216,6 +221,8 @@ class TaskRun {
       profile.threads,
       this.#machine.cpu,
       this.#runner.version,
+      // Another build runs other kernels, at other costs.
+      this.#task.onnxRuntimeLibrary,
       recipeKey,
     ]);
     return `layer-costs:${createHash('sha256').update(of).digest('hex')}`;
@@ -225,8 +232,8 @@ class TaskRun {
   async #make(index: number, recipe: Recipe, result: VariantResult, given: Given, targetDb?: number): Promise<Candidate> {
     const task = this.#task;
     const profile = task.deviceProfiles[0]!;
-    const resolved = resolveRecipe(recipe);
-    checkProfile(resolved, profile);
+    checkRecipe(recipe, `/recipes/${index}`, profile);
+    const resolved = resolveRecipe(recipe, profile);
     const folder = join(task.workDir, 'variants', targetDb === undefined ? String(index) : `${index}-${targetDb.toFixed(1)}`);
     await mkdir(folder, { recursive: true });
     const path = join(folder, 'model.onnx');
@@ -251,6 +258,8 @@ class TaskRun {
       calibration: task.calibrationSha256,
       evaluation: task.evaluationSha256,
       versions: { onnxRuntime: this.#runner.version, node: process.versions.node },
+      // Where it lies is this machine's own business.
+      onnxRuntimeLibrary: task.onnxRuntimeLibrary === null ? 'onnxruntime-node' : 'ONNXRUNTIME_LIBRARY',
       machine: this.#machine,
       deviceProfile: profile.name,
       seed: task.seed,
@@ -381,6 +390,7 @@ class TaskRun {
           variants: sound.map((c) => c.path),
           feedsPath,
           threads,
+          library: this.#library,
           signal: this.#signal,
           onProgress: (done) => this.#progress('benchmark', 0.7 * done),
         });
@@ -389,7 +399,7 @@ class TaskRun {
           path: string,
           timing: { latencyMs: Benchmark['latencyMs']; speedup: Benchmark['speedup'] },
         ) => {
-          const memory = await measureMemory({ model: path, feedsPath, threads, signal: this.#signal });
+          const memory = await measureMemory({ model: path, feedsPath, threads, library: this.#library, signal: this.#signal });
           const limit = profile.memoryLimitBytes;
           if (limit !== null && memory.peakRssBytes > limit)
             result.kernels?.notes.push(`takes ${memory.peakRssBytes} bytes, and ${profile.name} has ${limit}`);
@@ -466,24 +476,6 @@ function lossOf(evaluation: Evaluation): number {
 }
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
-
-/** A recipe against what the profile's device can do. */
-export function checkProfile(recipe: ResolvedRecipe, profile: DeviceProfile): void {
-  const refuse = (what: string) => {
-    throw new HalftoneError('profile-forbids', `${profile.name} does not take ${what}`);
-  };
-  if (recipe.method !== 'float16') {
-    if (recipe.weights.granularity === 'block')
-      throw new HalftoneError(
-        'recipe-unsupported',
-        'granularity block belongs to weight-only recipes, which do not exist yet; use channel or tensor',
-      );
-    if (!profile.allowedWeightTypes.includes(recipe.weights.type)) refuse(`${recipe.weights.type} weights`);
-    if (!profile.allowedGranularities.includes(recipe.weights.granularity)) refuse(`granularity ${recipe.weights.granularity}`);
-  }
-  if (recipe.method === 'static' && !profile.allowedActivationTypes.includes(recipe.activations.type))
-    refuse(`${recipe.activations.type} activations`);
-}
 
 /** The peak of this process's memory since `resetPeak`, where the kernel tells (Linux); else since it began. */
 function peakRss(): number {

@@ -1,9 +1,10 @@
 /** Jobs: checked as far as headers go, made together with their message to the queue, read, waited for, canceled, deleted. */
-import { HalftoneError } from '../domain/errors.ts';
+import { at, HalftoneError } from '../domain/errors.ts';
 import { type JobStatus, type Metric, type MetricName, TERMINAL_STATUSES } from '../domain/job.ts';
 import type { JobContext, JobView } from '../domain/job-view.ts';
 import type { DeviceProfile } from '../domain/profile.ts';
 import type { Recipe } from '../domain/recipe.ts';
+import { checkRecipe } from '../domain/recipe-check.ts';
 import {
   type DatasetRecord,
   datasets,
@@ -20,7 +21,7 @@ import {
 import { collect } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
 import { descriptionOf } from './datasets.ts';
-import { at, checkDataset, checkMetric, checkRecipe } from './job-checks.ts';
+import { checkDataset, checkMetric } from './job-checks.ts';
 import { jobView } from './job-view.ts';
 import { refusal } from './model-description.ts';
 import { modelDescriptionOf, modelInputs, modelOutputs } from './models.ts';

@@ -34,6 +34,8 @@ export interface WorkerOptions {
   /** How long a canceled child gets to end by itself. */
   cancelGraceMs?: number;
   machineLockPath: string;
+  /** Which ONNX Runtime the job's process loads; the package's own by default. */
+  onnxRuntimeLibrary?: string | null;
   log: Log;
   /** The child's program, for tests. */
   childScript?: string;
@@ -218,6 +220,7 @@ class Run {
         statistics,
         deviceProfiles: job.deviceProfiles.filter((profile) => profile.workers.every((label) => options.labels.includes(label))),
         machineLockPath: options.machineLockPath,
+        onnxRuntimeLibrary: options.onnxRuntimeLibrary ?? null,
       };
     } catch (error) {
       if (this.#stop !== null) return { kind: 'stopped' };
