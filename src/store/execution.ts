@@ -111,13 +111,14 @@ async function store(
   const stored: { path: string; sha256: string; sizeBytes: number }[] = [];
   for (const file of files) {
     const real = await fs.realpath(file.path);
-    if (!real.startsWith(`${await fs.realpath(workDir)}${path.sep}`))
-      throw new Error(`the job's process named a file outside its folder: ${file.path}`);
-    if (!/^(?!\.)[^/\\]/.test(file.name) || file.name.split('/').includes('..'))
-      throw new Error(`the job's process named a file ${file.name}`);
+    if (!real.startsWith(`${await fs.realpath(workDir)}${path.sep}`)) throw distrust(`a file outside its folder: ${file.path}`);
+    if (!/^(?!\.)[^/\\]/.test(file.name) || file.name.split('/').includes('..')) throw distrust(`a file called ${file.name}`);
     const handle = await fs.open(real, 'r');
-    const object = await objects.stage(handle.createReadStream(), { expectedBytes: file.sizeBytes, expectedSha256: file.sha256 });
+    const object = await objects.stage(handle.createReadStream()).catch((error: NodeJS.ErrnoException) => {
+      throw error.code === 'EISDIR' ? distrust(`a folder: ${file.path}`) : error;
+    });
     staged.push(object);
+    if (object.sha256 !== file.sha256 || object.sizeBytes !== file.sizeBytes) throw distrust(`a file that has other bytes: ${file.path}`);
     own.set(object.sha256, object);
     stored.push({ path: file.name, sha256: object.sha256, sizeBytes: object.sizeBytes });
   }
@@ -138,6 +139,10 @@ async function store(
       return deviceProfileId === undefined ? [] : [{ ...benchmark, deviceProfileId }];
     }),
   };
+}
+
+function distrust(what: string): HalftoneError {
+  return new HalftoneError('internal-error', `the job’s process named ${what}`);
 }
 
 function catalogued(error: ProblemSummary): { code: ErrorCode; detail: string } {

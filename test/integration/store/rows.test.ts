@@ -418,7 +418,7 @@ describe('webhook deliveries', () => {
       const made = await webhooks.listDeliveries(db.client, { endpointId: whom, limit: 10 });
       expect(made.length).toBe(expected);
       for (const delivery of made) {
-        expect(JSON.parse(delivery.body)).toMatchObject({ type: 'job.canceled', data: { id: job.id, status: 'canceled' } });
+        expect(JSON.parse(delivery.body)).toMatchObject({ type: 'job.canceled', data: { jobId: job.id, status: 'canceled' } });
       }
     }
   });
