@@ -1,7 +1,7 @@
 import type { Session, TensorValue } from '../domain/runner.ts';
 
 /** Values of a float32 tensor, copied where its bytes are not aligned. */
-function floats(value: TensorValue): Float32Array {
+export function floats(value: TensorValue): Float32Array {
   const bytes = value.bytes.byteOffset % 4 === 0 ? value.bytes : value.bytes.slice();
   return new Float32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >> 2);
 }

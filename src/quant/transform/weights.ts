@@ -42,7 +42,7 @@ export function channelRange(x: Float32Array, dims: number[], axis: number | nul
 }
 
 /** Codes that a weight may take in a channel whose products would saturate in 16 bits: 255 · (64 + 64) < 2¹⁵ (processors/README: 7 bits are safe). */
-const SEVEN_BITS = 64;
+export const SEVEN_BITS = 64;
 /** Two bits of the int32 range are left for the accumulator that the bias is added to. */
 const BIAS_LIMIT = 2 ** 29;
 
