@@ -1,4 +1,4 @@
-import { attrInt, captures, cloneModel, GraphView, intAttr, NamePool } from '../../onnx/graph.ts';
+import { attrInt, captures, cloneModel, floatAttr, GraphView, intAttr, NamePool } from '../../onnx/graph.ts';
 import { type Attribute, DataType, type Model, type Node, type Tensor, type TensorType } from '../../onnx/model.ts';
 import { inferShapes } from '../../onnx/shapes.ts';
 import { makeTensor } from '../../onnx/tensor.ts';
@@ -56,7 +56,8 @@ function inputChannels(node: Node, weight: Tensor): { axis: number; size: number
  * 4. An activation that folds is left out: the grid's ends do its work (which also avoids the Clip edge bug, rule 7). Where
  *    they can't, because the output is float or its grid is wider, it follows: in float, or as a Clip of the codes.
  * 5. A layer left in float between integer ones is guarded from being quantized by the runtime itself (runtime.md, 2): a
- *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says.
+ *    vector DequantizeLinear before it, or LeakyRelu(1) behind it, as the operator table says; LeakyRelu(1) before one of a
+ *    MatMul's two activations.
  * 6. Nothing that nobody reads is left (rule 12).
  */
 export function emit(prepared: Model, quantization: Quantization, format: 'qdq' | 'qoperator'): Model {
@@ -234,14 +235,15 @@ export function emit(prepared: Model, quantization: Quantization, format: 'qdq' 
     if (isInteger(unit)) for (const i of unit.inputs) toCodes.add(anchor.inputs[i]!);
     else if (isMover(unit) && unit.outputs.some((o) => toCodes.has(o))) toCodes.add(anchor.inputs[0]!);
   }
-  const guardOf = (unit: Unit): 'axis' | 'after' | null => {
+  const guardOf = (unit: Unit): 'axis' | 'before' | 'after' | null => {
     const anchor = unit.nodes[0]!;
     if (anchor.domain !== '') return null;
     const goesOn = unit.outputs.some((o) => toCodes.has(o));
     if (SELF_QUANTIZING.has(anchor.opType)) {
-      // Two activations: no weight that the runtime could quantize, but a kernel that it could choose.
-      const constants = anchor.inputs.filter((i) => prepared.graph.initializers.has(i));
-      if (anchor.opType === 'MatMul' && !constants.length) return goesOn && anchor.inputs.every((i) => fromCodes.has(i)) ? 'after' : null;
+      // Two activations: no weight that the runtime could quantize, but a kernel that it chooses whatever follows (MatMulIntegerToFloat);
+      // it would take a vector scale, too, and then fail to run.
+      if (!anchor.inputs.some((i) => prepared.graph.initializers.has(i)))
+        return anchor.inputs.every((i) => fromCodes.has(i)) ? 'before' : null;
       return isExposed(anchor.inputs[0]!, anchor) ? (goesOn ? 'after' : null) : 'axis';
     }
     const row = OPERATORS[unit.operator];
@@ -294,11 +296,16 @@ export function emit(prepared: Model, quantization: Quantization, format: 'qdq' 
       });
       for (const value of reads(original))
         if (!copy.inputs.includes(value) && !original.inputs.includes(value) && madeInIntegers(value)) dequantize(value);
+      if (guard === 'before' && at === 0) {
+        const float = name(`${copy.inputs[0]}_float`);
+        node('LeakyRelu', [copy.inputs[0]!], [float], [['alpha', floatAttr('alpha', 1)]]);
+        copy.inputs[0] = float;
+      }
       if (guard === 'after' && at === unit.nodes.length - 1) {
         const value = copy.outputs[0]!;
         copy.outputs[0] = name(`${value}_float`);
         push(copy);
-        node('LeakyRelu', [copy.outputs[0]!], [value], [['alpha', { name: 'alpha', kind: 'float', value: 1 }]]);
+        node('LeakyRelu', [copy.outputs[0]!], [value], [['alpha', floatAttr('alpha', 1)]]);
       } else push(copy);
     }
   }
