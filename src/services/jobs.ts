@@ -23,7 +23,7 @@ import type { ServiceContext } from './context.ts';
 import { descriptionOf } from './datasets.ts';
 import { checkDataset, checkMetric } from './job-checks.ts';
 import { jobView } from './job-view.ts';
-import { refusal } from './model-description.ts';
+import { refusal } from './model-headers.ts';
 import { modelDescriptionOf, modelInputs, modelOutputs } from './models.ts';
 import { type Page, type PageRequest, page } from './pages.ts';
 import type { Wakeups } from './wakeups.ts';

@@ -3,11 +3,11 @@ import { createHash } from 'node:crypto';
 import { HalftoneError } from '../domain/errors.ts';
 import { LIMITS } from '../domain/limits.ts';
 import type { ValueSignature } from '../domain/runner.ts';
-import { type ModelSummary, summarizeModel } from '../onnx/summary.ts';
+import type { ModelSummary } from '../onnx/summary.ts';
 import { jobs, type ModelRecord, models, type StoredFile, type Tx } from '../store/db/index.ts';
 import { collect, publish } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
-import { checkExternalData, type ModelDescription } from './model-description.ts';
+import { type ModelDescription, modelHeaders } from './model-headers.ts';
 import { type Page, type PageRequest, page } from './pages.ts';
 import { type LocalStagedObject, stageLocally } from './uploads.ts';
 
@@ -26,7 +26,7 @@ export interface ModelView extends ModelDescription {
   createdAt: string;
 }
 
-/** A row's description; what `summarizeModel` gave when the bytes came. */
+/** A row's description; what `modelHeaders` gave when the bytes came. */
 export function modelDescriptionOf(row: ModelRecord): ModelDescription {
   return row.description as unknown as ModelDescription;
 }
@@ -137,7 +137,7 @@ export class ModelService {
         });
         files.push({ path, staged });
         left -= staged.sizeBytes;
-        summary ??= await summarizeModel(staged.localPath);
+        summary ??= await modelHeaders({ path: staged.localPath, externalSizes: null });
       }
       const [main, ...external] = files;
       if (main === undefined || summary === null) throw new HalftoneError('malformed-body', 'The body has no part `model`.');
@@ -146,7 +146,8 @@ export class ModelService {
       // The one free text of a model that is kept; the database takes no NUL in it.
       const description = { ...described, producer: described.producer.replaceAll('\0', '') };
       if (externalFiles.length > 0) {
-        checkExternalData(main.staged.localPath, new Map(external.map(({ path, staged }) => [path, staged.sizeBytes])));
+        const externalSizes = new Map(external.map(({ path, staged }) => [path, staged.sizeBytes]));
+        await modelHeaders({ path: main.staged.localPath, externalSizes });
       }
       const ordered = [main, ...external];
       return { contentSha256: contentHash(ordered.map(stored)), files: ordered, description, discard };

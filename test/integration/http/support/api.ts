@@ -26,7 +26,7 @@ export interface Api {
   call(method: string, path: string, init?: CallInit): Promise<Answer>;
   stop(): Promise<void>;
 }
-export interface CallInit {
+interface CallInit {
   json?: unknown;
   body?: Uint8Array | string | FormData | ReadableStream;
   headers?: Record<string, string>;

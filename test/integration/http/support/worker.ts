@@ -10,7 +10,7 @@ import type { Api } from './api.ts';
 
 const OWNER = 'test-worker/1';
 
-export function execution(api: Api): Execution {
+function execution(api: Api): Execution {
   return createExecution({ db: api.db, objects: api.objects }, 60);
 }
 
