@@ -6,6 +6,7 @@ import type { Runner, TensorValue } from '../domain/runner.ts';
 import { GraphView } from '../onnx/graph.ts';
 import type { Model, TensorType } from '../onnx/model.ts';
 import { emit, type Quantization } from './emit/emit.ts';
+import { loadable } from './gate/loadable.ts';
 import type { LayerCosts } from './measure/costs.ts';
 import { measure } from './measure/measure.ts';
 import { sensitivities } from './measure/sensitivity.ts';
@@ -194,9 +195,30 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   const nearest = (quantized: ReadonlySet<number>) =>
     emit(prepared, quantizationFor({ ...base, quantized, ranges: minmax }), recipe.format);
 
+  /** Whether the runtime takes a plan: null, or its words. */
+  const tryOut = async (quantized: ReadonlySet<number>): Promise<string | null> => {
+    try {
+      const session = await openModel(context.runner, nearest(quantized), context.workDir, { threads: context.threads });
+      try {
+        await session.run(basis.feeds[0]!);
+      } finally {
+        session.close();
+      }
+      return null;
+    } catch (cause) {
+      return cause instanceof Error ? cause.message : String(cause);
+    }
+  };
   const key = costsKey(recipe);
   let costs = context.cachedCosts(key);
   if (!costs) {
+    const taken = await context.stage('gate', () => loadable(units, allowed, tryOut));
+    for (const [id, words] of taken.refused) {
+      allowed.delete(id);
+      leftInFloat.set(id, { node: units[id]!.name, operator: units[id]!.operator, reason: 'refused-by-runtime', detail: words });
+    }
+    if (!allowed.size)
+      throw new HalftoneError('gate-load', `the runtime refuses every layer in integers: ${[...taken.refused.values()][0]}`);
     costs = await context.stage('measure', () =>
       measure({
         runner: context.runner,
@@ -227,18 +249,14 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   const codes: CodesCache = new Map();
   const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
     const quantization = await quantizationUnder(candidate, quantized, choice, codes);
-    const session = await openModel(context.runner, emit(prepared, quantization, recipe.format), context.workDir, {
+    const runs = basis.held.slice(0, samples);
+    const noise = await openModel(context.runner, emit(prepared, quantization, recipe.format), context.workDir, {
       threads: context.threads,
-    });
-    try {
-      return {
-        choice,
-        quantization,
-        noise: await noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput),
-      };
-    } finally {
-      session.close();
-    }
+    })
+      .then((session) => noiseOf(session, runs, basis.heldReference, context.primaryOutput).finally(() => session.close()))
+      // What the runtime refuses is as bad as can be: another plan is taken, and the gate says so where there is none.
+      .catch(() => Number.POSITIVE_INFINITY);
+    return { choice, quantization, noise };
   };
 
   const transformed = await context.stage('transform', async () => {

@@ -174,12 +174,26 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
       const waiting = [...plans].filter(([k]) => !ratios.has(k));
       const sessions: Session[] = [];
       try {
-        for (const [, plan] of waiting)
-          sessions.push(await openModel(input.runner, input.emit(plan), input.workDir, { threads: input.threads }));
+        const raced: string[] = [];
+        for (const [k, plan] of waiting) {
+          const session = await openModel(input.runner, input.emit(plan), input.workDir, { threads: input.threads }).catch(() => null);
+          // Parts of a plan that loads have been seen not to: such a plan is out of the race.
+          const runs = await session?.run(input.feeds[0]!).then(
+            () => true,
+            () => false,
+          );
+          if (runs) {
+            sessions.push(session!);
+            raced.push(k);
+          } else {
+            session?.close();
+            ratios.set(k, 0);
+          }
+        }
         if (!sessions.length) return;
         const seconds = Math.min(3, Math.max(0.4, (float.ms / 1000) * 12)) * sessions.length;
         const times = await input.runner.interleave([floatSession, ...sessions], input.feeds.slice(0, 1), { blocks: 7, seconds });
-        waiting.forEach(([k], i) => {
+        raced.forEach((k, i) => {
           ratios.set(k, median(times[0]!.map((block, b) => median(block) / median(times[i + 1]![b]!))));
         });
       } finally {
