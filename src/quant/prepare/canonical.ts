@@ -1,7 +1,7 @@
 import { attrFloat, attrInt, attrInts, attrString } from '../../onnx/graph.ts';
 import { DataType, type Node, type Tensor } from '../../onnx/model.ts';
 import { elementCount, floatData, floatTensor, intData, scalarValue } from '../../onnx/tensor.ts';
-import { linearOf, rewriteLinear } from './linear.ts';
+import { linearOf, rewriteLinear, scaledWeights } from './linear.ts';
 import type { Pass, PassContext } from './pass.ts';
 import type { Rewriter } from './rewriter.ts';
 
@@ -194,12 +194,7 @@ function unitGemm(rewriter: Rewriter, node: Node): boolean {
   if (alpha === 1 && (beta === 1 || !node.inputs[2])) return false;
   const linear = linearOf(rewriter, node);
   if (!linear) return false;
-  return rewriteLinear(
-    rewriter,
-    linear,
-    Float64Array.from(floatData(linear.weight), (value) => value * alpha),
-    linear.bias,
-  );
+  return rewriteLinear(rewriter, linear, scaledWeights(linear, null, null), linear.bias);
 }
 
 function padIntoConv(rewriter: Rewriter, node: Node): boolean {

@@ -3,7 +3,7 @@
  * initializers, batch norms and scales lie in the weights, one spelling for each thing, nothing dead.
  */
 import type { Runner } from '../../domain/runner.ts';
-import { cloneModel, ensureNodeNames } from '../../onnx/graph.ts';
+import { cloneModel, ensureNodeNames, NamePool } from '../../onnx/graph.ts';
 import { feedInputs, type Model } from '../../onnx/model.ts';
 import { upgradeOpset } from '../../onnx/opset.ts';
 import { inferShapesAndValues } from '../../onnx/shapes.ts';
@@ -77,8 +77,9 @@ export async function prepare(model: Model, options: PrepareOptions): Promise<Pr
   const opset = named.opsets.get('') ?? OPSET;
   if (opset < OPSET) notes.push(`opset ${opset} upgraded to ${OPSET}`);
 
+  const names = new NamePool(copy.graph);
   const apply = async (pass: Pass): Promise<number> => {
-    const rewriter = new Rewriter(copy, origin);
+    const rewriter = new Rewriter(copy, origin, names);
     let known: ReturnType<typeof inferShapesAndValues> | null = null;
     const infer = () => {
       known ??= inferShapesAndValues(withoutClaims(copy));

@@ -1,6 +1,6 @@
 import { attrFloat, attrInt } from '../../onnx/graph.ts';
 import { DataType, type Node, type Tensor } from '../../onnx/model.ts';
-import { floatData, makeTensor } from '../../onnx/tensor.ts';
+import { elementCount, floatData, makeTensor } from '../../onnx/tensor.ts';
 import type { Rewriter } from './rewriter.ts';
 
 /** y = scale·x + shift by channel, in float64. */
@@ -75,28 +75,58 @@ function broadcastToColumns(c: Tensor, columns: number): Float64Array | null {
   return Float64Array.from({ length: columns }, (_, i) => values[last === 1 ? 0 : i]!);
 }
 
-/** For each weight element, in order: its output channel and its input channel. Calls `visit(element, output, input)`. */
-export function eachWeight(linear: Linear, visit: (element: number, output: number, input: number) => void): void {
+/** How a layer's weights lie: [outer, inner, kernel], `outer` in groups that each see their own stretch of the far side's channels. */
+export interface Geometry {
+  outer: number;
+  inner: number;
+  /** Elements of one kernel window, which all join the same two channels. */
+  kernel: number;
+  /** Outer channels of one group. */
+  outerPerGroup: number;
+  /** Whether the outer axis is the output's; the inner one is then the input's, and the other way round. */
+  outerIsOutput: boolean;
+}
+
+export function geometryOf(linear: Linear): Geometry {
   const { dims } = linear.weight;
-  if (linear.kind === 'Gemm' || linear.kind === 'MatMul') {
-    const transposed = linear.kind === 'Gemm' && attrInt(linear.node, 'transB', 0) !== 0;
-    const [rows, columns] = [dims[0]!, dims[1]!];
-    for (let row = 0, element = 0; row < rows; row++) {
-      for (let column = 0; column < columns; column++, element++) visit(element, transposed ? row : column, transposed ? column : row);
-    }
-    return;
-  }
-  const kernel = dims.slice(2).reduce((a, b) => a * b, 1);
   const [outer, inner] = [dims[0]!, dims[1]!];
-  const outerPerGroup = outer / linear.group;
-  for (let o = 0, element = 0; o < outer; o++) {
-    const group = Math.floor(o / outerPerGroup);
+  const kernel = elementCount(dims.slice(2));
+  const transposed = linear.kind === 'Gemm' && attrInt(linear.node, 'transB', 0) !== 0;
+  return { outer, inner, kernel, outerPerGroup: outer / linear.group, outerIsOutput: linear.kind === 'Conv' || transposed };
+}
+
+/** The weights times a factor for each output channel and one for each input channel (and a Gemm's alpha), rounded once. */
+export function scaledWeights(linear: Linear, byOutput: Float64Array | null, byInput: Float64Array | null): Float32Array {
+  const { outer, inner, kernel, outerPerGroup, outerIsOutput } = geometryOf(linear);
+  const [byOuter, byInner] = outerIsOutput ? [byOutput, byInput] : [byInput, byOutput];
+  const old = floatData(linear.weight);
+  const weights = new Float32Array(old.length);
+  for (let o = 0, at = 0; o < outer; o++) {
+    const far = Math.floor(o / outerPerGroup) * inner;
+    const factor = linear.alpha * (byOuter ? byOuter[o]! : 1);
     for (let i = 0; i < inner; i++) {
-      const far = group * inner + i;
-      const [output, input] = linear.kind === 'Conv' ? [o, far] : [far, o];
-      for (let k = 0; k < kernel; k++, element++) visit(element, output, input);
+      const both = byInner ? factor * byInner[far + i]! : factor;
+      for (const end = at + kernel; at < end; at++) weights[at] = old[at]! * both;
     }
   }
+  return weights;
+}
+
+/** What a constant of each input channel adds to each output channel: Σ W·shift. */
+function shiftedBias(linear: Linear, shift: Float64Array): Float64Array {
+  const { outer, inner, kernel, outerPerGroup, outerIsOutput } = geometryOf(linear);
+  const weights = floatData(linear.weight);
+  const bias = new Float64Array(linear.outputs);
+  for (let o = 0, at = 0; o < outer; o++) {
+    const far = Math.floor(o / outerPerGroup) * inner;
+    for (let i = 0; i < inner; i++) {
+      let sum = 0;
+      for (const end = at + kernel; at < end; at++) sum += weights[at]!;
+      if (outerIsOutput) bias[o]! += sum * linear.alpha * shift[far + i]!;
+      else bias[far + i]! += sum * linear.alpha * shift[o]!;
+    }
+  }
+  return bias;
 }
 
 /**
@@ -104,14 +134,13 @@ export function eachWeight(linear: Linear, visit: (element: number, output: numb
  * A Gemm comes out with alpha = beta = 1. Returns false, with nothing changed, where a value would leave float32's range
  * or a MatMul would need a bias.
  */
-export function rewriteLinear(rewriter: Rewriter, linear: Linear, weights: Float64Array, bias: Float64Array | null): boolean {
+export function rewriteLinear(rewriter: Rewriter, linear: Linear, weights: Float32Array, bias: Float64Array | null): boolean {
   const { node, kind } = linear;
   const needed = bias !== null && (linear.bias !== null || bias.some((value) => value !== 0));
   if (needed && kind === 'MatMul') return false;
-  const weights32 = Float32Array.from(weights);
-  const bias32 = needed ? Float32Array.from(bias) : null;
-  if (!weights32.every(Number.isFinite) || !(bias32?.every(Number.isFinite) ?? true)) return false;
-  rewriter.replaceConstant(node, 1, makeTensor('', DataType.FLOAT, linear.weight.dims, weights32), 'folded');
+  const bias32 = needed ? new Float32Array(bias) : null;
+  if (!allFinite(weights) || (bias32 && !allFinite(bias32))) return false;
+  rewriter.replaceConstant(node, 1, makeTensor('', DataType.FLOAT, linear.weight.dims, weights), 'folded');
   if (bias32) rewriter.replaceConstant(node, 2, makeTensor('', DataType.FLOAT, [linear.outputs], bias32), 'bias');
   if (kind === 'Gemm') {
     node.attributes.delete('alpha');
@@ -120,15 +149,17 @@ export function rewriteLinear(rewriter: Rewriter, linear: Linear, weights: Float
   return true;
 }
 
+function allFinite(values: Float32Array): boolean {
+  // x − x is NaN for infinities and NaN, 0 for the rest: one sum instead of a call for each value.
+  let sum = 0;
+  for (let i = 0; i < values.length; i++) sum += values[i]! - values[i]!;
+  return sum === 0;
+}
+
 /** Folds y ↦ scale·y + shift, by output channel, into the layer that makes y. False, with nothing changed, where it can't. */
 export function foldOutputAffine(rewriter: Rewriter, linear: Linear, affine: Affine): boolean {
-  const old = floatData(linear.weight);
-  const weights = new Float64Array(old.length);
-  eachWeight(linear, (element, output) => {
-    weights[element] = old[element]! * linear.alpha * affine.scale[output]!;
-  });
   const bias = Float64Array.from({ length: linear.outputs }, (_, i) => (linear.bias?.[i] ?? 0) * affine.scale[i]! + affine.shift[i]!);
-  return rewriteLinear(rewriter, linear, weights, bias);
+  return rewriteLinear(rewriter, linear, scaledWeights(linear, affine.scale, null), bias);
 }
 
 /**
@@ -136,15 +167,8 @@ export function foldOutputAffine(rewriter: Rewriter, linear: Linear, affine: Aff
  * added to the layer's input: the caller sees to that.
  */
 export function foldInputAffine(rewriter: Rewriter, linear: Linear, affine: Affine): boolean {
-  const old = floatData(linear.weight);
-  const weights = new Float64Array(old.length);
-  const bias = Float64Array.from({ length: linear.outputs }, (_, i) => linear.bias?.[i] ?? 0);
-  eachWeight(linear, (element, output, input) => {
-    const weight = old[element]! * linear.alpha;
-    weights[element] = weight * affine.scale[input]!;
-    bias[output]! += weight * affine.shift[input]!;
-  });
-  return rewriteLinear(rewriter, linear, weights, bias);
+  const bias = shiftedBias(linear, affine.shift).map((value, i) => value + (linear.bias?.[i] ?? 0));
+  return rewriteLinear(rewriter, linear, scaledWeights(linear, null, affine.scale), bias);
 }
 
 /**

@@ -1,4 +1,4 @@
-import { GraphView } from '../../onnx/graph.ts';
+import { GraphView, type NamePool } from '../../onnx/graph.ts';
 import type { Model, Node, Tensor } from '../../onnx/model.ts';
 
 /**
@@ -12,8 +12,9 @@ export class Rewriter extends GraphView {
   readonly #removed = new Set<Node>();
   readonly #released = new Set<string>();
 
-  constructor(model: Model, origin: Map<string, string> = new Map()) {
-    super(model.graph);
+  /** `names`: the model's, where several rewriters follow each other. */
+  constructor(model: Model, origin: Map<string, string> = new Map(), names?: NamePool) {
+    super(model.graph, names);
     this.model = model;
     this.origin = origin;
   }
