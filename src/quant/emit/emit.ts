@@ -161,6 +161,13 @@ export function emit(prepared: Model, quantization: Quantization, format: 'qdq' 
         initializer(`${base}_zero_point`, DataType.INT32, perChannel ? [scales.length] : [], new Int32Array(scales.length)),
       ];
     },
+    floatBias: () => {
+      const bias = quantization.biases.get(unit.id);
+      if (!bias) return null;
+      const values = Float32Array.from(bias.data, (code, c) => code * bias.scales[c]!);
+      return initializer(`${unit.bias ?? `${unit.name}_bias`}_corrected`, DataType.FLOAT, [values.length], values);
+    },
+    inputRank: () => fixedTypes(prepared).get(unit.nodes[0]!.inputs[0]!)?.shape?.length ?? null,
     output: (index) => {
       const value = unit.outputs[index]!;
       const before = unclipped(unit);

@@ -9,6 +9,10 @@ export interface LayerWriter {
   constant: (value: string) => [codes: string, scale: string, zeroPoint: string];
   weight: () => [codes: string, scale: string, zeroPoint: string];
   bias: () => [codes: string, scale: string, zeroPoint: string] | null;
+  /** The values that the bias's codes stand for. */
+  floatBias: () => string | null;
+  /** Rank of the first input; null = unknown. */
+  inputRank: () => number | null;
   /** Where the unit's output goes: its codes with their grid, or a float value. */
   output: (index: number) => { codes: string; scale: string; zeroPoint: string } | { float: string };
 }

@@ -33,30 +33,24 @@ export function qoperatorLayer(unit: Unit, layer: LayerWriter, write: NodeWriter
       push('QLinearConv', '', [...x, ...w, ...outGrid, ...(b ? [b[0]] : [])], [out], anchor.attributes);
       return;
     }
-    if (anchor.opType === 'Gemm') {
-      const attributes = new Map([...anchor.attributes].filter(([k]) => k === 'transA' || k === 'transB' || k === 'alpha'));
+    const gemm = (attributes: Map<string, Attribute>) =>
       push('QGemm', 'com.microsoft', [...x, ...w, b?.[0] ?? '', ...('codes' in first ? outGrid : [])], [out], attributes);
+    if (anchor.opType === 'Gemm') {
+      gemm(new Map([...anchor.attributes].filter(([k]) => k === 'transA' || k === 'transB' || k === 'alpha')));
       return;
     }
     if (!b && 'codes' in first) {
       push('QLinearMatMul', '', [...x, ...w, ...outGrid], [out], new Map());
       return;
     }
-    // A bias, or a float output: no QLinearMatMul takes either, of any rank; this one does.
-    const product = 'codes' in first ? layer.name(`${unit.name}_product`) : out;
-    let bias = '';
-    if (b) {
-      bias = layer.name(`${unit.name}_bias_dequantized`);
-      write.node('DequantizeLinear', b, [bias], [['axis', { name: 'axis', kind: 'int', value: 0n }]]);
+    if (b && layer.inputRank() === 2) {
+      gemm(new Map());
+      return;
     }
-    const [xs, ws] = [x, w];
-    push(
-      'MatMulIntegerToFloat',
-      'com.microsoft',
-      [xs[0], ws[0], xs[1], ws[1], xs[2], ws[2], ...(bias ? [bias] : [])],
-      [product],
-      new Map(),
-    );
+    // A bias, or a float output: no QLinearMatMul takes either, and QGemm takes matrices only; this one takes both, of any rank.
+    const bias = layer.floatBias();
+    const product = 'codes' in first ? layer.name(`${unit.name}_product`) : out;
+    push('MatMulIntegerToFloat', 'com.microsoft', [x[0], w[0], x[1], w[1], x[2], w[2], ...(bias ? [bias] : [])], [product], new Map());
     if ('codes' in first) write.node('QuantizeLinear', [product, ...outGrid], [out]);
     return;
   }
