@@ -80,22 +80,23 @@ async function onServers(name: string): Promise<Backends> {
 export async function start(env: Record<string, string> = {}, options: Partial<ServiceOptions> = {}): Promise<Harness> {
   if (!existsSync(join(ROOT, 'dist/src/bin/serve.js'))) throw new Error('dist is missing: run `npm run build` first.');
   const folder = mkdtempSync(join(tmpdir(), 'halftone-acceptance-'));
+  const dataDir = options.dataDir ?? join(folder, 'data');
   const name = `acceptance-${randomBytes(6).toString('hex')}`;
-  const backends = process.env.HALFTONE_TEST_SERVERS ? await onServers(name) : embedded(join(folder, 'data'));
+  const backends = process.env.HALFTONE_TEST_SERVERS ? await onServers(name) : embedded(dataDir);
   const launch = (port?: number, key?: string): Promise<Service> =>
     startService({
-      dataDir: join(folder, 'data'),
       logFile: join(folder, 'service.log'),
       ...(port === undefined ? {} : { port }),
       ...(key === undefined ? {} : { key }),
       ...options,
+      dataDir,
       // The tests ask more often than a user would.
       env: { RATE_LIMIT: '0', ...backends.env, ...env },
     });
   const service = await launch();
   const harness: Harness = {
     folder,
-    dataDir: join(folder, 'data'),
+    dataDir,
     service,
     client: new Client(service.url, service.key),
     redirects: 'S3_BUCKET' in backends.env,

@@ -1,0 +1,68 @@
+/** A disk that fills up while a body comes in. Needs a small file system of its own: root on Linux may mount one. */
+import { execFileSync } from 'node:child_process';
+import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { npz } from '../../demo/npz.ts';
+import { all, eventually, type Harness, start } from './support/harness.ts';
+import { classifier, IMAGE, images } from './support/models.ts';
+
+/** An embedded PostgreSQL takes some 100 MB of it. */
+const SIZE_MB = 320;
+const folder = mkdtempSync(join(tmpdir(), 'halftone-disk-'));
+const mounted = (() => {
+  try {
+    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${SIZE_MB}m,mode=755`, 'tmpfs', folder], { stdio: 'ignore' });
+    return true;
+  } catch {
+    console.warn('full-disk.test.ts: this user cannot mount a small file system; the full disk is not tried');
+    return false;
+  }
+})();
+
+let harness: Harness;
+beforeAll(async () => {
+  if (!mounted || process.env.HALFTONE_TEST_SERVERS) return;
+  mkdirSync(join(folder, 'data'));
+  harness = await start({}, { dataDir: join(folder, 'data') });
+}, 180_000);
+afterAll(async () => {
+  await harness?.close();
+  if (mounted) execFileSync('umount', ['-l', folder]);
+  rmSync(folder, { recursive: true, force: true });
+});
+
+describe('a full disk', () => {
+  it.runIf(mounted && !process.env.HALFTONE_TEST_SERVERS)('refuses the upload with 507, keeps nothing of it, and serves on', async () => {
+    async function* endless(): AsyncGenerator<Buffer> {
+      // As a model begins: the reader must not be the one that refuses it.
+      yield classifier();
+      const chunk = Buffer.alloc(1 << 20, 1);
+      for (let i = 0; i < SIZE_MB; i++) yield chunk;
+    }
+    for (const kind of ['models', 'datasets']) {
+      const response = await harness.client.fetch('POST', `/v1/${kind}?name=large`, {
+        body: endless() as unknown as RequestInit['body'],
+        headers: { 'content-type': 'application/octet-stream' },
+        duplex: 'half',
+      });
+      expect([kind, response.status, ((await response.json()) as { code: string }).code]).toEqual([kind, 507, 'storage-full']);
+      expect(await all(harness.client, `/v1/${kind}`)).toEqual([]);
+    }
+    expect(
+      await eventually(
+        () => harness.objects(),
+        (left) => left.length === 0,
+      ),
+    ).toEqual([]);
+    // The database's own writes may have met the full disk too; it must be back, and so must the service.
+    const ready = async () => (await fetch(`${harness.client.url}/readyz`)).status;
+    expect(await eventually(ready, (status) => status === 200, 30_000)).toBe(200);
+    const model = await harness.client.upload<{ id: string }>('/v1/models?name=small', classifier());
+    const data = npz({ image: { data: images(1, 4).images, shape: [4, ...IMAGE] } });
+    const set = await harness.client.upload<{ id: string }>('/v1/datasets?name=small', data);
+    await harness.client.json('DELETE', `/v1/models/${model.id}`);
+    await harness.client.json('DELETE', `/v1/datasets/${set.id}`);
+  });
+});
