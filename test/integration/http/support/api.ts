@@ -5,6 +5,7 @@ import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { Compile } from 'typebox/compile';
 import { builtInProfiles } from '../../../../src/domain/built-in-profiles.ts';
+import type { ObjectStore } from '../../../../src/domain/objects.ts';
 import { type AppOptions, buildApp } from '../../../../src/http/app.ts';
 import { allComponents } from '../../../../src/http/schemas/common.ts';
 import type { App } from '../../../../src/http/types.ts';
@@ -19,7 +20,7 @@ export interface Api {
   url: string;
   app: App;
   db: Database;
-  objects: Awaited<ReturnType<typeof openDiskStore>>;
+  objects: ObjectStore;
   services: Services;
   dir: string;
   /** A request with the admin key. Answers of JSON are checked against the document. */
@@ -43,12 +44,12 @@ export interface Answer {
 const quiet = { info() {}, warn() {}, error() {} };
 
 /** Starts it. One a test file: a server takes a second to start. */
-export async function startApi(options: Partial<AppOptions> & { webhookAllow?: string[]; maxModelBytes?: number } = {}): Promise<Api> {
+export async function startApi(options: Partial<AppOptions> & { webhookAllow?: string[]; objects?: ObjectStore } = {}): Promise<Api> {
   const dir = await mkdtemp(join(tmpdir(), 'halftone-http-'));
   const postgres = await startEmbedded({ dataDir: dir });
   await migrate(postgres.url);
   const db = openDatabase({ url: postgres.url });
-  const objects = await openDiskStore(join(dir, 'objects'));
+  const objects = options.objects ?? (await openDiskStore(join(dir, 'objects')));
   const broker = await openBroker({ redisUrl: null, databaseUrl: postgres.url });
   const sizes = { maxModelBytes: options.maxModelBytes ?? 20e9, maxDatasetBytes: options.maxDatasetBytes ?? 50e9 };
   const services = createServices({
