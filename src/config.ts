@@ -56,7 +56,7 @@ const oneOf =
   };
 
 /** Every setting by its name in the program. The README's table and the tests are made from it. */
-export const SETTINGS = {
+const SETTINGS = {
   port: setting('PORT', '8080', 'Port of the API; 0 takes a free one.', () => 8080, count(0, 65_535)),
   host: setting('HOST', '0.0.0.0', 'Address that the API listens on.', () => '0.0.0.0', text),
   dataDir: setting(

@@ -5,11 +5,10 @@ import { Redis } from 'ioredis';
 import { builtInProfiles } from '../domain/built-in-profiles.ts';
 import { buildApp } from '../http/app.ts';
 import { UPLOAD_LIMITS } from '../http/upload.ts';
-import { createServices } from '../services/index.ts';
 import { jobs, openScratch, profiles } from '../store/index.ts';
 import { createMetrics, type Metrics } from '../telemetry/metrics.ts';
 import type { Lifetime } from './lifetime.ts';
-import { openStores } from './stores.ts';
+import { openServices, openStores } from './stores.ts';
 
 /** The package's version; this file runs from src/bin and from dist/src/bin. */
 function version(): string {
@@ -29,21 +28,13 @@ function version(): string {
  */
 export async function runApi(lifetime: Lifetime): Promise<{ metrics: Metrics; listen: () => Promise<void> }> {
   const { config, log, onShutdown } = lifetime;
-  const { db, objects, broker } = await openStores(lifetime);
+  const stores = await openStores(lifetime);
+  const { db } = stores;
   const scratch = await openScratch(path.join(config.dataDir, 'uploads'));
   for (const dead of scratch.dead) await scratch.forget(dead);
   onShutdown({ name: 'uploads', capMs: 2000, run: () => scratch.close() });
 
-  const services = createServices({
-    db,
-    objects,
-    log,
-    scratchDir: scratch.folder,
-    maxModelBytes: config.maxModelBytes,
-    maxDatasetBytes: config.maxDatasetBytes,
-    pingQueue: () => broker.ping(),
-    webhookAllow: config.webhookAllow,
-  });
+  const services = openServices(lifetime, stores, scratch.folder);
   const firstKey = await services.keys.ensureFirst(config.apiKey ?? undefined);
   if (firstKey) {
     // Not through the log: it keeps no secrets, and this is the only time that the key is shown.

@@ -7,11 +7,10 @@ import type { JobStatus, StageRun } from '../domain/job.ts';
 import { type Consumer, quantizeQueue, startReconciler, startRelay, WEBHOOK_QUEUE } from '../queue/index.ts';
 import { loadLibrary } from '../runtime/library.ts';
 import { detectMachine } from '../runtime/machine.ts';
-import { createServices } from '../services/index.ts';
 import { createExecution, createOutboxSource, createReconcilable, type Database, openScratch, profiles } from '../store/index.ts';
 import { createWorker } from '../worker/index.ts';
 import type { Lifetime } from './lifetime.ts';
-import { openStores } from './stores.ts';
+import { openServices, openStores } from './stores.ts';
 
 /** Deliveries mostly wait for others' servers. */
 const WEBHOOKS_AT_ONCE = 8;
@@ -25,7 +24,8 @@ export interface WorkerHooks {
 
 export async function runWorker(lifetime: Lifetime, hooks: WorkerHooks = {}): Promise<void> {
   const { config, log, onShutdown } = lifetime;
-  const { db, objects, broker } = await openStores(lifetime);
+  const stores = await openStores(lifetime);
+  const { db, objects, broker } = stores;
   const execution = createExecution({ db, objects }, config.jobLeaseSeconds);
 
   const scratch = await openScratch(path.join(config.dataDir, 'work'));
@@ -40,16 +40,7 @@ export async function runWorker(lifetime: Lifetime, hooks: WorkerHooks = {}): Pr
   const machine = detectMachine(loadLibrary().version);
   for (const profile of builtInProfiles(machine)) await profiles.ensureBuiltIn(db.client, profile);
 
-  const services = createServices({
-    db,
-    objects,
-    log,
-    scratchDir: scratch.folder,
-    maxModelBytes: config.maxModelBytes,
-    maxDatasetBytes: config.maxDatasetBytes,
-    pingQueue: () => broker.ping(),
-    webhookAllow: config.webhookAllow,
-  });
+  const services = openServices(lifetime, stores, scratch.folder);
   onShutdown({ name: 'use cases', capMs: 3000, run: () => services.close() });
 
   const worker = createWorker({

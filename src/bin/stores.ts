@@ -2,6 +2,7 @@
 import path from 'node:path';
 import type { ObjectStore } from '../domain/objects.ts';
 import { type Broker, openBroker } from '../queue/index.ts';
+import { createServices, type Services } from '../services/index.ts';
 import { type Database, migrate, openDatabase, openDiskStore, openS3Store, startEmbedded } from '../store/index.ts';
 import type { Lifetime } from './lifetime.ts';
 
@@ -48,4 +49,18 @@ export async function openStores(lifetime: Lifetime): Promise<Stores> {
   const broker = await openBroker({ redisUrl: config.redisUrl, databaseUrl: url, onError });
   onShutdown({ name: 'queue', capMs: 5000, run: () => broker.close() });
   return { db, objects, broker };
+}
+
+/** The use cases on these stores. `scratchDir`: where uploads wait until they are whole. */
+export function openServices({ config, log }: Lifetime, { db, objects, broker }: Stores, scratchDir: string): Services {
+  return createServices({
+    db,
+    objects,
+    log,
+    scratchDir,
+    maxModelBytes: config.maxModelBytes,
+    maxDatasetBytes: config.maxDatasetBytes,
+    pingQueue: () => broker.ping(),
+    webhookAllow: config.webhookAllow,
+  });
 }

@@ -3,14 +3,14 @@
 export const METHODS = ['static', 'dynamic', 'float16'] as const;
 type Method = (typeof METHODS)[number];
 export const GRANULARITIES = ['tensor', 'channel', 'block'] as const;
-export type Granularity = (typeof GRANULARITIES)[number];
+type Granularity = (typeof GRANULARITIES)[number];
 export const CALIBRATIONS = ['minmax', 'percentile', 'entropy', 'mse'] as const;
 export type Calibration = (typeof CALIBRATIONS)[number];
 export const FORMATS = ['qdq', 'qoperator'] as const;
 type Format = (typeof FORMATS)[number];
 /** Integer types that weights and activations can take. */
 export const INTEGER_TYPES = ['int8', 'uint8'] as const;
-export type IntegerType = (typeof INTEGER_TYPES)[number];
+type IntegerType = (typeof INTEGER_TYPES)[number];
 
 /** Layers that the user keeps out of quantization: by node name, by pattern (`*` any run of characters) of it, by operator. */
 interface Exclusion {

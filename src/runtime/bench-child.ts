@@ -2,11 +2,11 @@
  * The benchmark's own process: nothing runs in it but the runtime and a loop in C++. It takes one task over IPC, answers it and
  * ends; when its parent dies it dies too, since the machine lock that the parent held is then free again.
  */
-import { readFileSync, writeFileSync } from 'node:fs';
 import { benchInterleaved, OrtSession, ortPrepare } from '../../native/index.ts';
 import type { BenchEvent, BenchTask, LatencyAnswer, LatencyTask, MemoryFigures, MemoryTask } from './bench-protocol.ts';
 import { type Feeds, readFeeds } from './feeds.ts';
 import { loadLibrary } from './library.ts';
+import { resetPeak, residentMemory } from './resident-memory.ts';
 import { median, summarize } from './statistics.ts';
 import { TURNS } from './turns.ts';
 
@@ -89,37 +89,16 @@ function join(blocks: Float64Array[]): Float64Array {
   return all;
 }
 
-/** Resident memory now and its peak, in bytes. Where there is no /proc, the peak is that of the whole process's life. */
-function resident(): { now: number; peak: number } {
-  try {
-    const status = readFileSync('/proc/self/status', 'utf8');
-    const field = (name: string) => Number(new RegExp(`^${name}:\\s*(\\d+) kB`, 'm').exec(status)![1]) * 1024;
-    return { now: field('VmRSS'), peak: field('VmHWM') };
-  } catch {
-    return { now: process.memoryUsage.rss(), peak: process.resourceUsage().maxRSS * 1024 };
-  }
-}
-
-/** Makes the peak start again from now; false where the kernel has no such thing (it is optional, and some sandboxes lack it). */
-function resetPeak(): boolean {
-  try {
-    writeFileSync('/proc/self/clear_refs', '5');
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 async function memory(task: MemoryTask): Promise<MemoryFigures> {
   const feeds = await readFeeds(task.feedsPath);
   ortPrepare(task.library.path);
   resetPeak();
-  const base = resident().now;
+  const base = residentMemory().now;
   const session = await OrtSession.open(task.library.path, task.model, { threads: task.threads });
   // The second run finds the arena grown by the first; a third would show nothing new.
   for (const set of [...feeds, ...feeds].slice(0, Math.max(2, feeds.length)))
     await benchInterleaved([session], [set], { ...TURNS, blocks: 1, secondsPerBlock: 0, minRuns: 1, maxRuns: 1 });
-  const { peak } = resident();
+  const { peak } = residentMemory();
   return { peakRssBytes: peak, modelRssBytes: Math.max(0, peak - base), loadMs: session.loadMs };
 }
 

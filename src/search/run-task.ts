@@ -1,5 +1,4 @@
 import { createHash } from 'node:crypto';
-import { readFileSync, writeFileSync } from 'node:fs';
 import { mkdir } from 'node:fs/promises';
 import { join, relative } from 'node:path';
 import { HalftoneError } from '../domain/errors.ts';
@@ -31,6 +30,7 @@ import { writeFeeds } from '../runtime/feeds.ts';
 import { type Library, loadLibrary } from '../runtime/library.ts';
 import { detectMachine } from '../runtime/machine.ts';
 import { withMachine } from '../runtime/machine-lock.ts';
+import { resetPeak, residentMemory } from '../runtime/resident-memory.ts';
 import { createRunner } from '../runtime/runner.ts';
 import { chooseBest, qualityProblem } from './best.ts';
 
@@ -452,7 +452,12 @@ class TaskRun {
         resetPeak();
         const start = performance.now();
         const result = await work();
-        const run: StageRun = { name, ...(variant !== undefined && { variant }), ms: performance.now() - start, peakRssBytes: peakRss() };
+        const run: StageRun = {
+          name,
+          ...(variant !== undefined && { variant }),
+          ms: performance.now() - start,
+          peakRssBytes: residentMemory().peak,
+        };
         this.#done += WEIGHTS[name];
         this.#emit({ type: 'stage', run });
         this.#progress(name, 0, variant);
@@ -476,24 +481,6 @@ function lossOf(evaluation: Evaluation): number {
 }
 
 const messageOf = (cause: unknown): string => (cause instanceof Error ? cause.message : String(cause));
-
-/** The peak of this process's memory since `resetPeak`, where the kernel tells (Linux); else since it began. */
-function peakRss(): number {
-  try {
-    const match = /VmHWM:\s+(\d+) kB/.exec(readFileSync('/proc/self/status', 'utf8'));
-    if (match) return Number(match[1]) * 1024;
-  } catch {
-    // Not Linux.
-  }
-  return process.resourceUsage().maxRSS * 1024;
-}
-function resetPeak(): void {
-  try {
-    writeFileSync('/proc/self/clear_refs', '5');
-  } catch {
-    // Not Linux, or not allowed: the peak then stands since the process began.
-  }
-}
 
 /** A data set of one generated sample, for jobs without data. */
 function oneSample(feeds: Record<string, TensorValue>): Dataset {

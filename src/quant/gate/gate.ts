@@ -1,5 +1,6 @@
 import { HalftoneError } from '../../domain/errors.ts';
 import type { ProfiledNode, Runner, TensorValue } from '../../domain/runner.ts';
+import { floats } from '../quality.ts';
 
 export interface GateResult {
   /** Kernel → nodes that ran it, from the runtime's own profile. */
@@ -11,10 +12,7 @@ export interface GateResult {
 /** Whether all values of a float tensor are finite; true for other types. */
 function isFinite32(value: TensorValue): boolean {
   if (value.type !== 'float32') return true;
-  const aligned = value.bytes.byteOffset % 4 === 0 ? value.bytes : value.bytes.slice();
-  const x = new Float32Array(aligned.buffer, aligned.byteOffset, aligned.byteLength >> 2);
-  for (let i = 0; i < x.length; i++) if (!Number.isFinite(x[i]!)) return false;
-  return true;
+  return floats(value).every(Number.isFinite);
 }
 
 /**

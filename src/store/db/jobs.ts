@@ -26,20 +26,21 @@ const record = (row: Prisma.JobGetPayload<object>): JobRecord => {
   };
 };
 
-export interface NewJob {
-  modelId: string;
-  calibrationId: string | null;
-  evaluationId: string | null;
-  recipes: Recipe[];
-  metric: Metric | null;
-  maxAccuracyDrop: number;
-  shapes: Record<string, number>;
-  seed: number;
-  /** The first is the target: its labels decide which workers may take the job. */
-  deviceProfiles: DeviceProfile[];
-  webhookEndpointId: string | null;
-  apiKeyId: string | null;
-}
+/** The first profile is the target: its labels decide which workers may take the job. */
+export type NewJob = Pick<
+  JobRecord,
+  | 'modelId'
+  | 'calibrationId'
+  | 'evaluationId'
+  | 'recipes'
+  | 'metric'
+  | 'maxAccuracyDrop'
+  | 'shapes'
+  | 'seed'
+  | 'deviceProfiles'
+  | 'webhookEndpointId'
+  | 'apiKeyId'
+>;
 
 /** Makes a queued job, its first event and its outbox message. Lock model and data sets first (`lockLiving`). */
 export async function create(tx: Tx, job: NewJob): Promise<JobRecord> {

@@ -26,7 +26,6 @@ const float = (number: number, value: number): Buffer => {
 
 const FLOAT = 1;
 const INT64 = 7;
-export const BOOL = 9;
 
 /** TensorProto with raw_data. */
 export function tensor(name: string, dims: number[], values: Float32Array | BigInt64Array): Buffer {
