@@ -2,6 +2,7 @@
 import swagger from '@fastify/swagger';
 import reference from '@scalar/fastify-api-reference';
 import { Type } from 'typebox';
+import { WEBHOOK_EVENTS, type WebhookEvent } from '../services/webhooks.ts';
 import { allComponents, problemAnswer } from './schemas/common.ts';
 import type { App } from './types.ts';
 
@@ -22,6 +23,42 @@ const TAGS = [
   { name: 'Service', description: 'Health and figures.' },
 ];
 
+const signed = (name: string, description: string) => ({
+  in: 'header' as const,
+  name,
+  required: true,
+  description,
+  schema: { type: 'string' as const },
+});
+
+/** What a webhook's receiver gets. */
+function webhook(event: WebhookEvent) {
+  return {
+    post: {
+      operationId: event.replace('.', '-'),
+      tags: ['Webhooks'],
+      summary: `A job has ${event.slice('job.'.length)}`,
+      description:
+        'Signed as Standard Webhooks 1.0 has it. Any 2xx takes it; 410 disables the endpoint; everything else, redirects among it, is tried again: after 5 s, 5 min, 30 min, 2, 5, 10, 14, 20 and 24 h.',
+      security: [],
+      parameters: [
+        signed('webhook-id', 'msg_…, the same for each try.'),
+        signed('webhook-timestamp', 'Seconds since 1970.'),
+        signed('webhook-signature', '`v1,` and the signature; two of them, space-delimited, for a day after a rotation.'),
+      ],
+      requestBody: {
+        required: true,
+        content: {
+          'application/json': {
+            schema: { $ref: '#/components/schemas/WebhookBody' },
+          },
+        },
+      },
+      responses: { '2XX': { description: 'Taken.' }, '410': { description: 'Nothing more is wanted: the endpoint is disabled.' } },
+    },
+  };
+}
+
 /** A wildcard has no name in a path's template: the document calls it `name`. */
 function wildcardNamed(params: unknown): unknown {
   const { properties, ...rest } = params as { properties: Record<string, unknown> };
@@ -35,6 +72,7 @@ export async function registerOpenApi(app: App, version: string): Promise<void> 
     openapi: {
       openapi: '3.1.0',
       info: { title: 'Halftone', version, description: DESCRIPTION, license: { name: 'Apache-2.0', identifier: 'Apache-2.0' } },
+      webhooks: Object.fromEntries(WEBHOOK_EVENTS.map((event) => [event, webhook(event)])),
       servers: [{ url: '/', description: 'This service.' }],
       tags: TAGS,
       components: {

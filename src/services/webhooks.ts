@@ -9,6 +9,7 @@ import type { ServiceContext } from './context.ts';
 import { type Page, type PageRequest, page } from './pages.ts';
 
 export const WEBHOOK_EVENTS = ['job.succeeded', 'job.failed', 'job.canceled'] as const;
+export type WebhookEvent = (typeof WEBHOOK_EVENTS)[number];
 
 export interface WebhookEndpointView {
   id: string;

@@ -40,6 +40,24 @@ export const CreateWebhookEndpoint = component(
   ),
 );
 
+/** What a receiver gets; the document's webhooks refer to it by name. */
+component(
+  'WebhookBody',
+  Type.Object(
+    {
+      type: Type.Enum(WEBHOOK_EVENTS),
+      timestamp: dateTime('When it happened.'),
+      data: Type.Object({
+        jobId: id('job'),
+        status: Type.Enum(['succeeded', 'failed', 'canceled']),
+        best: nullable(Type.String({ description: 'Id of the best variant; null = the float model, or none.' })),
+        href: Type.String({ description: 'Where the job is, on this service.' }),
+      }),
+    },
+    { description: 'Thin: whoever wants the figures fetches the job.' },
+  ),
+);
+
 export const Delivery = component(
   'WebhookDelivery',
   Type.Object({
