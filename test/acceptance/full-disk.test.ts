@@ -21,9 +21,12 @@ const mounted = (() => {
   }
 })();
 
+/** On an S3 server it is that server's disk. */
+const tried = mounted && !process.env.S3_ENDPOINT;
+
 let harness: Harness;
 beforeAll(async () => {
-  if (!mounted || process.env.HALFTONE_TEST_SERVERS) return;
+  if (!tried) return;
   mkdirSync(join(folder, 'data'));
   harness = await start({}, { dataDir: join(folder, 'data') });
 }, 180_000);
@@ -34,7 +37,7 @@ afterAll(async () => {
 });
 
 describe('a full disk', () => {
-  it.runIf(mounted && !process.env.HALFTONE_TEST_SERVERS)('refuses the upload with 507, keeps nothing of it, and serves on', async () => {
+  it.runIf(tried)('refuses the upload with 507, keeps nothing of it, and serves on', async () => {
     async function* endless(): AsyncGenerator<Buffer> {
       // As a model begins: the reader must not be the one that refuses it.
       yield classifier();

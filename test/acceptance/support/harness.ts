@@ -31,58 +31,65 @@ interface Backends {
   close(): Promise<void>;
 }
 
-/** Everything embedded, whatever the tests' own environment names. */
-function embedded(dataDir: string): Backends {
-  const env = { DATABASE_URL: '', REDIS_URL: '', S3_ENDPOINT: '' };
-  return { env, objects: async () => files(join(dataDir, 'objects')), close: async () => {} };
-}
-
-/** A database, a Redis database and a bucket of this file's own, on the servers that the environment names. */
-async function onServers(name: string): Promise<Backends> {
+/**
+ * What the service stands on: where DATABASE_URL, REDIS_URL or S3_ENDPOINT (with its keys) name a server, a database, a Redis
+ * database or a bucket of this file's own there; what they do not name is embedded.
+ */
+async function backends(name: string, dataDir: string): Promise<Backends> {
+  const env: Record<string, string> = { DATABASE_URL: '', REDIS_URL: '', S3_ENDPOINT: '' };
+  const closing: (() => Promise<unknown>)[] = [];
+  let objects = async (): Promise<string[]> => files(join(dataDir, 'objects'));
   const { DATABASE_URL, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY } = process.env;
-  if (!DATABASE_URL || !REDIS_URL || !S3_ENDPOINT || !S3_ACCESS_KEY_ID || !S3_SECRET_ACCESS_KEY)
-    throw new Error('HALFTONE_TEST_SERVERS needs DATABASE_URL, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID and S3_SECRET_ACCESS_KEY.');
-  const admin = async (sql: string): Promise<void> => {
-    const client = new pg.Client({ connectionString: DATABASE_URL });
-    await client.connect();
-    await client.query(sql).finally(() => client.end());
-  };
-  await admin(`create database "${name}"`);
-  const database = new URL(DATABASE_URL);
-  database.pathname = `/${name}`;
-  // Files run one after another: one Redis database, emptied, serves them all.
-  const redis = new Redis(REDIS_URL);
-  await redis.flushdb();
-  redis.disconnect();
-  const s3 = new S3Client({
-    endpoint: S3_ENDPOINT,
-    region: process.env.S3_REGION ?? 'us-east-1',
-    forcePathStyle: true,
-    credentials: { accessKeyId: S3_ACCESS_KEY_ID, secretAccessKey: S3_SECRET_ACCESS_KEY },
-  });
-  const objects = async (): Promise<string[]> => {
-    const listed = await s3.send(new ListObjectsV2Command({ Bucket: name }));
-    return (listed.Contents ?? []).map((object) => object.Key!);
-  };
-  return {
-    env: { DATABASE_URL: database.href, REDIS_URL, S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_BUCKET: name },
-    objects,
-    async close() {
+  if (DATABASE_URL) {
+    const admin = async (sql: string): Promise<void> => {
+      const client = new pg.Client({ connectionString: DATABASE_URL });
+      await client.connect();
+      await client.query(sql).finally(() => client.end());
+    };
+    await admin(`create database "${name}"`);
+    const database = new URL(DATABASE_URL);
+    database.pathname = `/${name}`;
+    env.DATABASE_URL = database.href;
+    closing.push(() => admin(`drop database if exists "${name}" with (force)`));
+  }
+  if (REDIS_URL) {
+    // Files run one after another: one Redis database, emptied, serves them all.
+    const redis = new Redis(REDIS_URL);
+    await redis.flushdb();
+    redis.disconnect();
+    env.REDIS_URL = REDIS_URL;
+  }
+  if (S3_ENDPOINT && S3_ACCESS_KEY_ID && S3_SECRET_ACCESS_KEY) {
+    const s3 = new S3Client({
+      endpoint: S3_ENDPOINT,
+      region: process.env.S3_REGION ?? 'us-east-1',
+      forcePathStyle: true,
+      credentials: { accessKeyId: S3_ACCESS_KEY_ID, secretAccessKey: S3_SECRET_ACCESS_KEY },
+    });
+    objects = async () => ((await s3.send(new ListObjectsV2Command({ Bucket: name }))).Contents ?? []).map((object) => object.Key!);
+    Object.assign(env, { S3_ENDPOINT, S3_ACCESS_KEY_ID, S3_SECRET_ACCESS_KEY, S3_BUCKET: name });
+    closing.push(async () => {
       for (const key of await objects().catch(() => [])) await s3.send(new DeleteObjectCommand({ Bucket: name, Key: key }));
       await s3.send(new DeleteBucketCommand({ Bucket: name })).catch(() => {});
       s3.destroy();
-      await admin(`drop database if exists "${name}" with (force)`);
+    });
+  }
+  return {
+    env,
+    objects,
+    async close() {
+      for (const close of closing) await close();
     },
   };
 }
 
-/** Starts a service for one test file. HALFTONE_TEST_SERVERS=1: on the database, Redis and S3 server that the environment names. */
+/** Starts a service for one test file. */
 export async function start(env: Record<string, string> = {}, options: Partial<ServiceOptions> = {}): Promise<Harness> {
   if (!existsSync(join(ROOT, 'dist/src/bin/serve.js'))) throw new Error('dist is missing: run `npm run build` first.');
   const folder = mkdtempSync(join(tmpdir(), 'halftone-acceptance-'));
   const dataDir = options.dataDir ?? join(folder, 'data');
   const name = `acceptance-${randomBytes(6).toString('hex')}`;
-  const backends = process.env.HALFTONE_TEST_SERVERS ? await onServers(name) : embedded(dataDir);
+  const standing = await backends(name, dataDir);
   const launch = (port?: number, key?: string): Promise<Service> =>
     startService({
       logFile: join(folder, 'service.log'),
@@ -91,7 +98,7 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
       ...options,
       dataDir,
       // The tests ask more often than a user would.
-      env: { RATE_LIMIT: '0', ...backends.env, ...env },
+      env: { RATE_LIMIT: '0', ...standing.env, ...env },
     });
   const service = await launch();
   const harness: Harness = {
@@ -99,8 +106,8 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
     dataDir,
     service,
     client: new Client(service.url, service.key),
-    redirects: 'S3_BUCKET' in backends.env,
-    objects: backends.objects,
+    redirects: 'S3_BUCKET' in standing.env,
+    objects: standing.objects,
     async restart() {
       harness.service = await launch(service.port, service.key);
       await harness.service.ready();
@@ -108,7 +115,7 @@ export async function start(env: Record<string, string> = {}, options: Partial<S
     async close() {
       await harness.service.stop();
       harness.service.killGroup();
-      await backends.close();
+      await standing.close();
       rmSync(folder, { recursive: true, force: true, maxRetries: 5, retryDelay: 200 });
     },
   };
