@@ -47,6 +47,7 @@ export class BenchmarkService {
           recipe: row.recipe,
           createdAt: row.createdAt.toISOString(),
         })),
+      /^\d{1,18}$/,
     );
   }
 }

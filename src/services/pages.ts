@@ -25,7 +25,7 @@ export function encodePageToken(list: string, last: string): string {
 }
 
 /** @throws HalftoneError `page-token-invalid` */
-export function decodePageToken(list: string, token: string): string {
+export function decodePageToken(list: string, token: string, form: RegExp = /^[a-z]{3}_[0-9a-z]{26}$/): string {
   const refuse = (why: string) => new HalftoneError('page-token-invalid', why, { errors: [{ pointer: '/query/pageToken', detail: why }] });
   let parsed: unknown;
   try {
@@ -37,8 +37,8 @@ export function decodePageToken(list: string, token: string): string {
   const [version, of, last] = parsed as unknown[];
   if (version !== VERSION) throw refuse('The token is of another version of this service.');
   if (of !== fingerprint(list)) throw refuse('The token belongs to another list, or to one with other filters.');
-  // An id of ours, or a number: whatever else stands here never came from us.
-  if (typeof last !== 'string' || !/^[0-9a-z_]{1,40}$/.test(last)) throw refuse('The token cannot be read.');
+  // Whatever else stands here never came from us.
+  if (typeof last !== 'string' || !form.test(last)) throw refuse('The token cannot be read.');
   return last;
 }
 
@@ -46,15 +46,17 @@ export function decodePageToken(list: string, token: string): string {
  * One page of a list that is ordered by id, newest first.
  * @param list name and filters of the list
  * @param read gives up to `limit` rows below `before`
+ * @param form of the ids that the list is ordered by, where they are no prefixed ones
  */
 export async function page<R extends { id: string }, T>(
   list: string,
   request: PageRequest,
   read: (query: { limit: number; before?: string }) => Promise<R[]>,
   view: (rows: R[]) => T[] | Promise<T[]>,
+  form?: RegExp,
 ): Promise<Page<T>> {
   const size = Math.min(request.pageSize ?? DEFAULT_PAGE_SIZE, LARGEST_PAGE_SIZE);
-  const before = request.pageToken === undefined ? undefined : decodePageToken(list, request.pageToken);
+  const before = request.pageToken === undefined ? undefined : decodePageToken(list, request.pageToken, form);
   const rows = await read({ limit: size + 1, ...(before === undefined ? {} : { before }) });
   const shown = rows.slice(0, size);
   return {

@@ -89,6 +89,11 @@ describe('errors', () => {
     );
   });
 
+  it('compressed uploads are 415', async () => {
+    const headers = { 'content-type': 'application/octet-stream', 'content-encoding': 'gzip' };
+    isProblem(await api.call('POST', '/v1/models', { body: new Uint8Array(10), headers }), 415, 'unsupported-media-type');
+  });
+
   it('what is no HTTP is answered on the socket', async () => {
     const text = await raw('GARBAGE\r\n\r\n');
     expect(text).toMatch(/^HTTP\/1\.1 400/);
@@ -165,6 +170,29 @@ describe('service routes', () => {
           expect(Object.keys(operation.responses), where).toEqual(expect.arrayContaining(['401', '403', '429', '500']));
         }
       }
+    }
+  });
+});
+
+describe('without a database', () => {
+  it('the service says that it cannot do it now, and is unready but alive', async () => {
+    const other = await startApi();
+    try {
+      expect((await other.call('GET', '/v1/models')).status).toBe(200);
+      await other.loseDatabase();
+      isProblem(await other.call('GET', '/v1/models'), 503, 'service-unavailable');
+      const upload = await other.call('POST', '/v1/models', {
+        body: new Uint8Array(10),
+        headers: { 'content-type': 'application/octet-stream' },
+      });
+      isProblem(upload, 503, 'service-unavailable');
+      const ready = await other.call('GET', '/readyz', { key: null });
+      expect([ready.status, ready.body.status]).toEqual([503, 'unready']);
+      expect(ready.body.parts.find((part: { name: string }) => part.name === 'storage').ok).toBe(true);
+      expect(ready.text).not.toMatch(/postgresql:\/\//);
+      expect((await other.call('GET', '/livez', { key: null })).status).toBe(200);
+    } finally {
+      await other.stop();
     }
   });
 });

@@ -14,6 +14,12 @@ const RAW_TYPES = ['application/octet-stream', 'application/zip', 'application/x
 export async function takeStreams(app: App, withParts: boolean): Promise<void> {
   app.removeAllContentTypeParsers();
   app.addContentTypeParser(RAW_TYPES, (_request, payload, done) => done(null, payload));
+  app.addHook('preParsing', async (request) => {
+    const encoding = request.headers['content-encoding'];
+    if (encoding !== undefined && encoding !== 'identity') {
+      throw new HalftoneError('unsupported-media-type', `The body must come as it is, not with Content-Encoding ${encoding}.`);
+    }
+  });
   if (!withParts) return;
   await app.register(multipart, {
     throwFileSizeLimit: true,

@@ -25,6 +25,8 @@ export interface Api {
   dir: string;
   /** A request with the admin key. Answers of JSON are checked against the document. */
   call(method: string, path: string, init?: CallInit): Promise<Answer>;
+  /** Takes the database away. */
+  loseDatabase(): Promise<void>;
   stop(): Promise<void>;
 }
 interface CallInit {
@@ -101,6 +103,7 @@ export async function startApi(options: Partial<AppOptions> & { webhookAllow?: s
       if (parsed !== null) check(method, path.split('?', 1)[0]!, response.status, type, parsed);
       return { status: response.status, headers: response.headers, body: parsed, text };
     },
+    loseDatabase: () => postgres.release(),
     async stop() {
       await app.close();
       await services.close();
