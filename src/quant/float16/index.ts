@@ -1,4 +1,5 @@
 /** The method `float16`. */
+import { HalftoneError } from '../../domain/errors.ts';
 import type { LayerNote } from '../../domain/job.ts';
 import type { Model } from '../../onnx/model.ts';
 import { computeInFloat16 } from './graph.ts';
@@ -11,12 +12,20 @@ export interface Float16Context {
   ranges?: ReadonlyMap<string, { min: number; max: number }>;
 }
 
-/** A prepared model in float16; the one that comes in is not changed. Inputs and outputs keep names and types. */
+/**
+ * A prepared model in float16; the one that comes in is not changed. Inputs and outputs keep names and types.
+ * Errors: nothing-to-quantize, where nothing of it can be float16.
+ */
 export function toFloat16(
   model: Model,
   context: Float16Context,
 ): { model: Model; converted: string[]; leftInFloat: LayerNote[]; notes: string[] } {
   const made = context.compute === 'float16' ? computeInFloat16(model, context.ranges ?? new Map()) : storeAsFloat16(model);
+  if (made.converted.length === 0) {
+    const kept = made.leftInFloat.length > 0 ? `; ${made.leftInFloat.length} layers don't fit it` : '';
+    const operators = [...new Set(model.graph.nodes.map((node) => node.opType))].slice(0, 12).join(', ');
+    throw new HalftoneError('nothing-to-quantize', `the model has no float32 weights to store in float16${kept}; it has ${operators}`);
+  }
   const notes = [
     context.compute === 'float16'
       ? `${made.converted.length} nodes compute in float16`

@@ -90,6 +90,10 @@ describe('weights stored in float16', () => {
     expect(result.leftInFloat).toMatchObject([{ node: model.graph.nodes[4]!.name, operator: 'Gemm', reason: 'overflow' }]);
     expect(await agreement(model, result.model, feeds)).toBeGreaterThan(65);
   });
+  it('none there are: refused', () => {
+    const model = modelOf([node('Add', ['x', 'k'], ['y'])], { x: [2] }, ['y'], [scalar('k', 1)]);
+    expect(() => toFloat16(model, { compute: 'float32' })).toThrow(/it has Add/);
+  });
   it('of branches too', async () => {
     const branch = (name: string) =>
       modelOf([node('MatMul', ['x', name], ['t']), node('Add', ['t', 'k'], ['r'])], {}, ['r'], [weight('k', [300])]).graph;
@@ -203,6 +207,10 @@ describe.skipIf(names.length === 0)('real models (needs ../shared/models)', () =
     const { model: prepared } = await prepare(model, { runner, equalize: false });
     const before = await runner.open(serializeModel(model), { threads: 1 });
     for (const compute of ['float32', 'float16'] as const) {
+      if (name.includes('prequantized')) {
+        expect(() => toFloat16(prepared, { compute: 'float32' })).toThrow(/nothing-to-quantize|Nothing/);
+        continue;
+      }
       const session = await runner.open(serializeModel(toFloat16(prepared, { compute }).model), { threads: 1 });
       expect(session.inputs).toEqual(before.inputs);
       expect(session.outputs).toEqual(before.outputs);
