@@ -62,7 +62,7 @@ export async function quantizationUnder(
     const moments = choice.moments?.get(unit.id);
     if (!weight || !moments || weight.type !== 'int8' || !recipe.weights.symmetric) continue;
     const known = cache.get(unit.id);
-    if (known && known.scales.every((s, i) => s === weight.scales[i])) {
+    if (known?.scales.every((s, i) => s === weight.scales[i])) {
       rounded.set(unit.id, known.codes);
       continue;
     }
