@@ -1,5 +1,6 @@
 /** Opens what a process keeps things in, each part embedded or real as the settings say. */
 import path from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import type { ObjectStore } from '../domain/objects.ts';
 import { type Broker, openBroker } from '../queue/index.ts';
 import { createServices, type Services } from '../services/index.ts';
@@ -20,9 +21,24 @@ export async function openDatabaseUrl({ config, log, onShutdown }: Lifetime): Pr
     onShutdown({ name: 'embedded PostgreSQL', capMs: 15_000, run: () => embedded.release() });
     url = embedded.url;
   }
-  const applied = await migrate(url);
+  const applied = await whenReachable(() => migrate(url), log);
   if (applied.length > 0) log.info({ migrations: applied }, 'the database was brought to the schema');
   return url;
+}
+
+/** A server that is started together with us may need a moment longer. */
+async function whenReachable<T>(work: () => Promise<T>, log: Lifetime['log']): Promise<T> {
+  for (const deadline = Date.now() + 30_000; ; await sleep(1000)) {
+    try {
+      return await work();
+    } catch (error) {
+      const { code, message } = error as Error & { code?: string };
+      const passing =
+        ['ECONNREFUSED', 'ECONNRESET', 'ETIMEDOUT', 'ENOTFOUND', 'EAI_AGAIN', '57P03'].includes(code ?? '') || /timeout/i.test(message);
+      if (!passing || Date.now() > deadline) throw error;
+      log.warn({ code, detail: message }, 'the database cannot be reached yet');
+    }
+  }
 }
 
 export async function openStores(lifetime: Lifetime): Promise<Stores> {

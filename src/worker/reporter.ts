@@ -1,9 +1,14 @@
 import type { Execution, JobEventType, Snapshot } from '../domain/execution.ts';
+import { STAGES } from '../domain/job.ts';
 import type { TaskEvent } from '../domain/task.ts';
 
 /** Progress alone is written at most so often; stages and variants at once. */
 const QUIET_MS = 500;
 const RETRY_MS = 1000;
+/** A job of 32 recipes that reports every percent of every stage stays below. */
+const MOST_EVENTS = 50_000;
+
+const isStage = (name: unknown): boolean => (STAGES as readonly unknown[]).includes(name);
 
 /**
  * Writes what a child says into its job's row and events, in order, one write at a time. A write that fails is tried
@@ -21,6 +26,7 @@ export class Reporter {
   #writing: Promise<void> | null = null;
   #lastWrite = 0;
   #closed = false;
+  #left = MOST_EVENTS;
 
   constructor(execution: Execution, jobId: string, owner: string, hooks: { onLost: () => void; onError: (error: unknown) => void }) {
     this.#write = (at, events) => execution.report(jobId, owner, at, events);
@@ -29,9 +35,11 @@ export class Reporter {
   }
 
   add(event: Exclude<TaskEvent, { type: 'done' | 'failed' | 'statistic' }>): void {
-    if (this.#closed) return;
+    // What comes from the child may be anything: only what the row can hold goes on, and not without end.
+    if (this.#closed || this.#left-- <= 0) return;
     if (event.type === 'progress') {
       const { stage, variant, message } = event;
+      if (!isStage(stage)) return;
       const progress = Math.min(1, Math.max(0, Number(event.progress) || 0));
       const etaSeconds = typeof event.etaSeconds === 'number' && event.etaSeconds >= 0 ? event.etaSeconds : null;
       const moved = stage !== this.#at.stage;
@@ -42,6 +50,7 @@ export class Reporter {
     }
     this.#takeProgress();
     if (event.type === 'stage') {
+      if (!isStage(event.run?.name)) return;
       this.#at = { ...this.#at, stages: [...this.#at.stages, event.run] };
       this.#events.push({ type: 'stage', data: { ...event.run } });
     } else {

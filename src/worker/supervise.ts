@@ -1,7 +1,7 @@
 /** Runs a job's child process to its end and says how it ended. */
 import { type ChildProcess, fork } from 'node:child_process';
 import { fileURLToPath } from 'node:url';
-import type { JobResult, ProblemSummary, Stage } from '../domain/job.ts';
+import { type JobResult, type ProblemSummary, STAGES, type Stage } from '../domain/job.ts';
 import type { Task, TaskCommand, TaskEvent } from '../domain/task.ts';
 import { killGroup, offerToOomKiller, oomKills, treeMemory } from './process-tree.ts';
 
@@ -75,7 +75,7 @@ export function startChild(options: ChildOptions): Child {
       const { code, detail } = event.error;
       said = { kind: 'failed', error: { code: String(code), detail: String(detail) }, stage: event.error.stage };
     } else {
-      if (event.type === 'progress') stage = event.stage;
+      if (event.type === 'progress' && STAGES.includes(event.stage)) stage = event.stage;
       onEvent(event);
     }
     if (said) setTimeout(() => kill('stop'), FAREWELL_MS).unref();

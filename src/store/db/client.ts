@@ -39,6 +39,11 @@ export async function notify(tx: Tx, channel: Channel, payload = ''): Promise<vo
   await tx.$executeRaw`select pg_notify(${channel}, ${payload})`;
 }
 
+/** A text on its way into a text column: details hold names from users' files, PostgreSQL's text has no NUL, and nobody reads more than a page. */
+export function storable(text: string): string {
+  return text.replaceAll('\0', '\uFFFD').slice(0, 8000);
+}
+
 /** A value on its way into a JSON column. `undefined` members are dropped, as JSON has none. */
 export function json(value: unknown): Prisma.InputJsonValue {
   return value as Prisma.InputJsonValue;

@@ -5,7 +5,7 @@
 import type { ErrorCode } from '../../domain/errors.ts';
 import { newId } from '../../domain/ids.ts';
 import type { JobStatus, Stage, StageRun } from '../../domain/job.ts';
-import { json, type Tx } from './client.ts';
+import { json, storable, type Tx } from './client.ts';
 import * as events from './events.ts';
 import * as outbox from './outbox.ts';
 
@@ -98,6 +98,7 @@ export async function cancelQueued(tx: Tx, id: string): Promise<boolean> {
 }
 
 async function finish(tx: Tx, where: { id: string; status: 'queued' | 'running'; leaseOwner?: string }, how: End): Promise<boolean> {
+  const error = how.error ? { ...how.error, detail: storable(how.error.detail) } : null;
   const { count } = await tx.job.updateMany({
     where,
     data: {
@@ -107,14 +108,14 @@ async function finish(tx: Tx, where: { id: string; status: 'queued' | 'running';
       leaseExpiresAt: null,
       etaSeconds: null,
       ...(how.status === 'succeeded' ? { progress: 1 } : {}),
-      errorCode: how.error?.code ?? null,
-      errorDetail: how.error?.detail ?? null,
+      errorCode: error?.code ?? null,
+      errorDetail: error?.detail ?? null,
       bestVariantId: how.bestVariantId ?? null,
-      bestReason: how.bestReason ?? null,
+      bestReason: how.bestReason ? storable(how.bestReason) : null,
     },
   });
   if (count === 0) return false;
-  await events.append(tx, where.id, how.status, how.error ? { error: how.error } : {});
+  await events.append(tx, where.id, how.status, error ? { error } : {});
   const job = await tx.job.findUniqueOrThrow({
     where: { id: where.id },
     select: { endedAt: true, webhookEndpoint: { select: { id: true, events: true, disabledAt: true } } },

@@ -2,7 +2,7 @@
 import { newId } from '../../domain/ids.ts';
 import type { Benchmark, Evaluation, KernelReport, ProblemSummary } from '../../domain/job.ts';
 import type { Recipe } from '../../domain/recipe.ts';
-import { json, jsonOrNull, type Tx } from './client.ts';
+import { json, jsonOrNull, storable, type Tx } from './client.ts';
 import type { Prisma } from './generated/client.ts';
 import type { ArtifactRecord, BenchmarkRecord, PageQuery, StoredFile, VariantRecord } from './records.ts';
 
@@ -32,7 +32,7 @@ export async function create(tx: Tx, jobId: string, modelId: string, variants: N
         recipe: jsonOrNull(variant.recipe),
         kernels: jsonOrNull(variant.kernels),
         errorCode: variant.error?.code ?? null,
-        errorDetail: variant.error?.detail ?? null,
+        errorDetail: variant.error ? storable(variant.error.detail) : null,
       },
     });
     if (variant.artifact) {

@@ -109,7 +109,7 @@ async function run(task) {
       await say({ type: 'failed', error: { code: 'calibration-missing', detail: 'no data', stage: 'observe' } });
       break;
     case 'bug':
-      await say({ type: 'failed', error: { code: 'no-such-code', detail: 'oops', stage: 'observe' } });
+      await say({ type: 'failed', error: { code: 'no-such-code', detail: 'oops \0 in “node\0”', stage: 'observe' } });
       break;
     case 'steal': {
       const bytes = readFileSync('/etc/hostname');

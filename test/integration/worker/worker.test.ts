@@ -200,7 +200,7 @@ describe('a job', () => {
       'failed',
       { code: 'calibration-missing', detail: 'no data' },
     ]);
-    expect((await read(bug.id)).error?.code).toBe('internal-error');
+    expect((await read(bug.id)).error).toEqual({ code: 'internal-error', detail: 'oops \uFFFD in “node\uFFFD”' });
     expect((await read(failing.id)).attempts).toBe(0);
   });
 
