@@ -22,7 +22,8 @@ function weightAxis(node: Node, input: number, dims: number[]): number | null {
     case 'Gemm':
       return input === 1 && dims.length === 2 ? (attrInt(node, 'transB', 0) !== 0 ? 0 : 1) : null;
     case 'MatMul':
-      return input === 1 && dims.length >= 2 ? dims.length - 1 : null;
+      // [K, N] on the right, [M, K] on the left.
+      return dims.length >= 2 ? dims.length - (input === 1 ? 1 : 2) : null;
     case 'Gather':
       return input === 0 && dims.length === 2 && attrInt(node, 'axis', 0) === 0 ? 0 : null;
     // [directions, gates · hidden, inputs]: channels along the second axis (one scale serves both directions).

@@ -115,16 +115,27 @@ describe('dynamic MatMul and Gemm', () => {
     expect(await agreement(model, result.model, { x })).toBeGreaterThan(35);
   });
   it('a product of two activations where it is large on all sides', async () => {
+    // Beside a layer that can always be quantized: a model with nothing at all for this method is refused.
     const product = (m: number, k: number, n: number) =>
-      modelOf([node('MatMul', ['a', 'b'], ['y'])], { a: [2, m, k], b: [2, k, n] }, ['y']);
+      modelOf(
+        [node('MatMul', ['a', 'b'], ['y']), node('Gemm', ['v', 'w'], ['z'])],
+        { a: [2, m, k], b: [2, k, n], v: [4, 256] },
+        ['y', 'z'],
+        [weight('w', [256, 256])],
+      );
     const large = product(128, 160, 192);
     const result = dynamic(large);
-    expect(result.quantized).toHaveLength(1);
-    const feeds = { a: floats(normals(2 * 128 * 160, 1), [2, 128, 160]), b: floats(normals(2 * 160 * 192, 2), [2, 160, 192]) };
+    expect(result.quantized).toHaveLength(2);
+    const feeds = {
+      a: floats(normals(2 * 128 * 160, 1), [2, 128, 160]),
+      b: floats(normals(2 * 160 * 192, 2), [2, 160, 192]),
+      v: floats(normals(1024, 3), [4, 256]),
+    };
     expect(await agreement(large, result.model, feeds)).toBeGreaterThan(35);
+    const costs = (ratio: number) => ({ costs: (n: { opType: string }) => (n.opType === 'MatMul' ? ratio : undefined) });
     expect(reasons(dynamic(product(128, 64, 128)))).toEqual({ MatMul: 'too-small' });
-    expect(dynamic(product(128, 64, 128), {}, { costs: () => 0.8 }).quantized).toHaveLength(1);
-    expect(reasons(dynamic(large, {}, { costs: () => 1.2 }))).toEqual({ MatMul: 'slower-on-profile' });
+    expect(dynamic(product(128, 64, 128), {}, costs(0.8)).quantized).toHaveLength(2);
+    expect(reasons(dynamic(large, {}, costs(1.2)))).toEqual({ MatMul: 'slower-on-profile' });
   });
   it('in branches too, whose weights lie outside', async () => {
     const branch = (weightName: string) => modelOf([node('Gemm', ['x', weightName], ['r'])], {}, ['r']).graph;
