@@ -1,7 +1,7 @@
 /** Each row of the operator table in both formats, loaded and run by ONNX Runtime: the oracle is its float model and its profile. */
 import { describe, expect, it } from 'vitest';
 import { type Attribute, floatAttr, intAttr, intsAttr, stringAttr } from '../../../../src/onnx/graph.ts';
-import { DataType, type Model, type Node, type Tensor } from '../../../../src/onnx/model.ts';
+import { DataType, type Node, type Tensor } from '../../../../src/onnx/model.ts';
 import { floatTensor } from '../../../../src/onnx/tensor.ts';
 import { OPERATORS } from '../../../../src/quant/plan/operators.ts';
 import { asFloats, ints, modelOf, node, type Shape, scalar, sqnr, weight } from '../prepare/graphs.ts';
