@@ -4,6 +4,7 @@ import underPressure from '@fastify/under-pressure';
 import Fastify, { type FastifyBaseLogger, LogController } from 'fastify';
 import { HalftoneError } from '../domain/errors.ts';
 import type { Services } from '../services/index.ts';
+import { nestsTooDeep } from './json.ts';
 import { registerDocs, registerOpenApi } from './openapi.ts';
 import { identifier, registerAuth } from './plugins/auth.ts';
 import { onClientError, registerErrors, sendProblem } from './plugins/errors.ts';
@@ -80,6 +81,8 @@ export async function buildApp(options: AppOptions): Promise<App> {
   app.addContentTypeParser('application/json', { parseAs: 'string' }, (request, body, done) => {
     // Clients that set the type on every request send it with none, too; a route that needs a body says so by its schema.
     if (body === '') done(null, undefined);
+    else if (nestsTooDeep(body as string))
+      done(new HalftoneError('malformed-body', 'The JSON nests deeper than any request does.'), undefined);
     else plainJson(request, body as string, done);
   });
 

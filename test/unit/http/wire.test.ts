@@ -2,6 +2,7 @@ import { PassThrough } from 'node:stream';
 import fc from 'fast-check';
 import { describe, expect, it } from 'vitest';
 import { preferred } from '../../../src/http/accept.ts';
+import { nestsTooDeep } from '../../../src/http/json.ts';
 import { preferredWait } from '../../../src/http/prefer.ts';
 import { schemaErrors, toHalftoneError } from '../../../src/http/problem.ts';
 import { requestedContent } from '../../../src/http/ranges.ts';
@@ -171,5 +172,15 @@ describe('uploads', () => {
     await new Promise((resolve) => setTimeout(resolve, 20));
     expect(source.writableLength + source.readableLength).toBeGreaterThan(40_000);
     await reader.return?.(undefined);
+  });
+});
+
+describe('nesting', () => {
+  it('counts brackets outside of strings', () => {
+    const deep = (n: number) => `${'[{"a":'.repeat(n)}1${'}]'.repeat(n)}`;
+    expect(nestsTooDeep(deep(16))).toBe(false);
+    expect(nestsTooDeep(deep(17))).toBe(true);
+    expect(nestsTooDeep(JSON.stringify({ a: '['.repeat(1000), '{{{{\\"[': '\\'.repeat(33) }))).toBe(false);
+    fc.assert(fc.property(fc.json({ maxDepth: 8 }), (text) => !nestsTooDeep(text)));
   });
 });
