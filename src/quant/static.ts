@@ -5,6 +5,7 @@ import type { ResolvedRecipe } from '../domain/recipe.ts';
 import type { Runner, TensorValue } from '../domain/runner.ts';
 import { GraphView } from '../onnx/graph.ts';
 import type { Model, TensorType } from '../onnx/model.ts';
+import { storeFloatWeights } from './dynamic/stored-weights.ts';
 import { emit, type Quantization } from './emit/emit.ts';
 import { loadable } from './gate/loadable.ts';
 import type { LayerCosts } from './measure/costs.ts';
@@ -59,8 +60,6 @@ export interface StaticBasis {
   moreFeeds: Record<string, TensorValue>[];
   /** Runs of the calibration set. */
   runs: number;
-  /** Time of one float run, in ms. */
-  runMs: number;
   /** Whether the held-back runs were observed too (too few samples to hold any back). */
   heldSeen: boolean;
   feeds: Record<string, TensorValue>[];
@@ -68,6 +67,8 @@ export interface StaticBasis {
 
 /** A sixth of the runs is held back, within these bounds. */
 const HELD_BACK = { least: 8, most: 16 };
+/** Share of the file that must go before float weights are stored as int8. */
+const LEAST_SAVING = 0.05;
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
 const COMPENSATION = { runs: 8, leastSeconds: 0.3, ofFloor: 1 };
 /** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
@@ -112,26 +113,24 @@ export async function observeModel(
   function* runs() {
     for (const i of observed) yield data.feed(i);
   }
-  const observations: Observations = !values.size
-    ? new Map()
-    : await context.stage('observe', () =>
-        observe(context.runner, prepared, [...values], runs(), {
-          threads: context.threads,
-          channelAxes: channelAxes(units),
-          workDir: context.workDir,
-          onRun: (done) => context.progress('observe', done / observed.length),
-          ...(context.signal && { signal: context.signal }),
-        }),
-      );
   const heldFeeds = held.map((i) => data.feed(i));
-  const heldReference: Record<string, TensorValue>[] = [];
-  const session = await openModel(context.runner, prepared, context.workDir, { threads: context.threads });
-  const start = performance.now();
-  try {
-    for (const feeds of heldFeeds) heldReference.push(await session.run(feeds));
-  } finally {
-    session.close();
-  }
+  const { observations, reference: heldReference } = await context.stage('observe', () =>
+    observe(
+      context.runner,
+      prepared,
+      [...values],
+      runs(),
+      {
+        threads: context.threads,
+        channelAxes: channelAxes(units),
+        elements: (value) => types.get(value)?.shape?.reduce<number>((n, dim) => n * (typeof dim === 'number' ? dim : 1), 1),
+        workDir: context.workDir,
+        onRun: (done) => context.progress('observe', done / observed.length),
+        ...(context.signal && { signal: context.signal }),
+      },
+      heldFeeds,
+    ),
+  );
   return {
     prepared,
     types,
@@ -141,7 +140,6 @@ export async function observeModel(
     heldReference,
     moreFeeds: observed.filter((_, i) => i % Math.max(1, Math.ceil(observed.length / COMPENSATION.runs)) === 0).map((i) => data.feed(i)),
     runs: data.runs,
-    runMs: (performance.now() - start) / heldFeeds.length,
     heldSeen: seen,
     feeds: [data.feed(observed[0]!)],
   };
@@ -236,6 +234,8 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     context.storeCosts(key, costs);
   }
   const measured = costs;
+  // From the costs that stand in the manifest, not from a clock: the same job gives the same file.
+  const runMs = Object.values(measured.units).reduce((sum, unit) => sum + unit.floatUs, 0) / 1000;
   const byName = new Map(units.map((u) => [u.name, u.id]));
   const asPlan = (names: string[]) =>
     new Set(names.map((n) => byName.get(n)).filter((id): id is number => id !== undefined && allowed.has(id)));
@@ -247,17 +247,18 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
 
   const candidate = { units, recipe, profile: context.profile, constant, observations };
   const codes: CodesCache = new Map();
-  const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
-    const quantization = await quantizationUnder(candidate, quantized, choice, codes);
-    const runs = basis.held.slice(0, samples);
-    const noise = await openModel(context.runner, emit(prepared, quantization, recipe.format), context.workDir, {
-      threads: context.threads,
-    })
-      .then((session) => noiseOf(session, runs, basis.heldReference, context.primaryOutput).finally(() => session.close()))
+  const noiseIn = (model: Model, samples = basis.held.length): Promise<number> =>
+    openModel(context.runner, model, context.workDir, { threads: context.threads })
+      .then((session) =>
+        noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput).finally(() => session.close()),
+      )
       // What the runtime refuses is as bad as can be: another plan is taken, and the gate says so where there is none.
       .catch(() => Number.POSITIVE_INFINITY);
-    return { choice, quantization, noise };
+  const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
+    const quantization = await quantizationUnder(candidate, quantized, choice, codes);
+    return { choice, quantization, noise: await noiseIn(emit(prepared, quantization, recipe.format), samples) };
   };
+  const where = basis.heldSeen ? 'on the calibration samples (too few to hold any back)' : 'on held-back samples';
 
   const transformed = await context.stage('transform', async () => {
     const rule = recipe.activations.calibration;
@@ -278,7 +279,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       {
         workDir: context.workDir,
         threads: context.threads,
-        seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * basis.runMs * basis.runs) / 1000),
+        seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * runMs * basis.runs) / 1000),
         ...(context.signal && { signal: context.signal }),
       },
     );
@@ -291,7 +292,6 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const uncorrected = await judge(quantized, { ...best.choice, correctBias: false });
     const gain = decibels(best.noise) - decibels(uncorrected.noise);
     if (uncorrected.noise < best.noise) best = uncorrected;
-    const where = basis.heldSeen ? 'on the calibration samples (too few to hold any back)' : 'on held-back samples';
     notes.push(
       `ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`,
     );
@@ -302,7 +302,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     }
     notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
     if (decibels(best.noise) < context.targetDb && planned.size > 1) {
-      const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(basis.runMs, 0.01)));
+      const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(runMs, 0.01)));
       const own = await sensitivities(
         units.filter((u) => planned.has(u.id) && !u.row!.moves),
         async (unit) => (await judge(new Set([unit.id]), best.choice, samples)).noise,
@@ -358,7 +358,18 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
           : 'conversions would cost more than it gains',
     });
   }
-  const model = await context.stage('emit', async () => emit(prepared, transformed.quantization, recipe.format));
+  const model = await context.stage('emit', async () => {
+    const plain = emit(prepared, transformed.quantization, recipe.format);
+    const stored = storeFloatWeights(plain, recipe);
+    if (stored.saved < LEAST_SAVING * stored.bytes) return plain;
+    const noise = await noiseIn(stored.model);
+    const [before, after] = [decibels(transformed.noise), decibels(noise)];
+    const kept = after >= Math.min(before - 0.5, context.targetDb + 3);
+    notes.push(
+      `weights of layers left in float, stored as int8 and made float32 when the model is loaded (${(stored.saved / 1e6).toFixed(2)} MB less): ${kept ? 'kept' : 'not kept'}, ${before.toFixed(1)} → ${after.toFixed(1)} dB ${where}`,
+    );
+    return kept ? stored.model : plain;
+  });
   return {
     model,
     quantization: transformed.quantization,
