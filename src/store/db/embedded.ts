@@ -384,8 +384,9 @@ async function openCluster(folder: string, identity: Identity, log: (line: strin
     const cluster: Cluster = { id, password: randomBytes(24).toString('base64url'), home };
     const draft = path.join(folder, `cluster.${id}.tmp`);
     await fs.writeFile(draft, JSON.stringify(cluster, null, 2), { mode: 0o600 });
-    await fs.link(draft, file).catch((error: unknown) => {
+    await fs.link(draft, file).catch(async (error: unknown) => {
       if (!isCode(error, 'EEXIST')) throw error;
+      if (home !== folder) await fs.rm(home, { recursive: true, force: true });
     });
     await fs.rm(draft, { force: true });
   }
@@ -434,8 +435,14 @@ async function makeHome(cluster: Cluster, folder: string, identity: Identity): P
 async function sweepHomes(base: string): Promise<void> {
   for (const id of await fs.readdir(base)) {
     const home = path.join(base, id);
+    if (!/^[0-9a-f]{16}$/.test(id)) continue;
     const owner = await fs.readFile(path.join(home, 'owner'), 'utf8').catch(() => null);
-    if (owner === null) continue;
+    if (owner === null) {
+      // Being made right now, or by a process that died over it.
+      const stat = await fs.stat(home).catch(() => null);
+      if (stat && stat.mtimeMs < Date.now() - 3600_000) await fs.rm(home, { recursive: true, force: true });
+      continue;
+    }
     const text = await fs.readFile(path.join(owner, 'cluster.json'), 'utf8').catch(() => null);
     if (text !== null && (JSON.parse(text) as Cluster).id === id) continue;
     const pid = Number((await fs.readFile(path.join(home, 'data', 'postmaster.pid'), 'utf8').catch(() => '')).split('\n')[0]);
