@@ -4,6 +4,8 @@ import type { Evaluation, VariantResult } from '../domain/job.ts';
 export interface Constraint {
   /** In the metric's unit. */
   maxAccuracyDrop: number;
+  /** Peak resident memory that the target profile has; null = no limit. */
+  memoryLimitBytes?: number | null;
 }
 const MIN_AGREEMENT = 0.99;
 const MIN_SQNR_DB = 20;
@@ -42,7 +44,10 @@ export function chooseBest(variants: VariantResult[], target: string, constraint
     else {
       const problem = qualityProblem(variant.evaluation, constraint);
       const { value } = benchmark.speedup;
+      const limit = constraint.memoryLimitBytes ?? null;
       if (problem) reasons.push(`${label}: ${problem}`);
+      else if (limit !== null && benchmark.peakRssBytes > limit)
+        reasons.push(`${label}: it takes ${benchmark.peakRssBytes} bytes of memory, and ${target} has ${limit}`);
       else if (value < 1) reasons.push(`${label}: it runs at ${value.toFixed(2)} of the float model's speed on ${target}`);
       else if (!best || value > best.speedup) best = { index: variant.index, speedup: value };
     }

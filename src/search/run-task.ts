@@ -150,7 +150,10 @@ class TaskRun {
       await this.#benchmark(candidates, baseline, data, firstFeeds);
       for (const { result } of candidates) this.#emit({ type: 'variant', variant: result });
       const target = task.deviceProfiles[0]!;
-      const { best, reason } = chooseBest(results, target.name, { maxAccuracyDrop: task.maxAccuracyDrop });
+      const { best, reason } = chooseBest(results, target.name, {
+        maxAccuracyDrop: task.maxAccuracyDrop,
+        memoryLimitBytes: task.deviceProfiles[0]!.memoryLimitBytes,
+      });
       const result: JobResult = { baseline, variants: results, best, bestReason: reason };
       this.#emit({ type: 'done', result });
       await calibration?.close();
@@ -238,6 +241,12 @@ class TaskRun {
     await mkdir(folder, { recursive: true });
     const path = join(folder, 'model.onnx');
     const made = await this.#quantize(index, resolved, given, targetDb);
+    const opset = made.model.opsets.get('') ?? 0;
+    if (opset > profile.highestOpset)
+      throw new HalftoneError(
+        'profile-forbids',
+        `the variant needs opset ${opset}, and ${profile.name} takes at most ${profile.highestOpset}`,
+      );
     const written = await this.#stage('emit', index, () => writeModel(made.model, path));
     const passed = await this.#stage('gate', index, () =>
       gate(this.#runner, path, given.float, [given.firstFeeds], { threads: profile.threads ?? 0, workDir: task.workDir }),
