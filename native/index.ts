@@ -16,6 +16,7 @@ export { reference };
 
 interface NativeObserver {
   observe(x: Float32Array, dims: Float64Array): Promise<void>;
+  merge(other: object): void;
   result(): ObservedStatistics;
 }
 type Codes = Uint8Array | Int8Array;
@@ -229,6 +230,14 @@ export class Observer {
     const run = this.#last.then(() => this.#native.observe(x, shape));
     this.#last = run.catch(() => {});
     await traced(run);
+  }
+
+  /**
+   * Adds the runs that another observer with the same options has seen, as if this one had seen them after its own.
+   * @throws Error where the options or the numbers of channels differ
+   */
+  merge(other: Observer): void {
+    this.#native.merge(other.handle);
   }
 
   /** The statistics of the runs finished so far. */

@@ -233,12 +233,15 @@ int LeastExponent(float min, float max, uint32_t bins) {
   }
 }
 
-/** Makes room for [min, max]: wider bins, merged pairwise, when they do not fit; else the window moves over its empty bins. */
-void FitGrid(ObserverState& state, float min, float max) {
+/**
+ * Makes room for [min, max]: wider bins, merged pairwise, when they do not fit; else the window moves over its empty bins.
+ * Bins are 2^atLeast wide or more.
+ */
+void FitGrid(ObserverState& state, float min, float max, int atLeast = -126) {
   const int64_t bins = state.config.bins;
   if (!state.gridSet) {
     state.gridSet = true;
-    state.exponent = LeastExponent(min, max, state.config.bins);
+    state.exponent = std::max(atLeast, LeastExponent(min, max, state.config.bins));
     state.base = GridIndex(min, std::ldexp(1.0, -state.exponent));
     return;
   }
@@ -248,7 +251,8 @@ void FitGrid(ObserverState& state, float min, float max) {
   while (last >= 0 && counts[last] == 0) last--;
   // With a stride the histogram may have seen nothing yet: then nothing moves.
   const bool empty = first > last;
-  const int exponent = std::max(state.exponent, LeastExponent(std::min(min, state.min), std::max(max, state.max), state.config.bins));
+  const int exponent =
+      std::max({atLeast, state.exponent, LeastExponent(std::min(min, state.min), std::max(max, state.max), state.config.bins)});
   const int shift = std::min(62, exponent - state.exponent);
   const double inverse = std::ldexp(1.0, -exponent);
   const int64_t low = GridIndex(std::min(min, state.min), inverse), high = GridIndex(std::max(max, state.max), inverse);
@@ -304,6 +308,28 @@ HALFTONE_AVX2 __attribute__((noinline)) void CountAvx2(const float* x, size_t n,
     for (; i < count; i++) t0[index[i]]++;
   }
 }
+
+/** CountAvx2 for every `step`-th of x's n elements, from the first. */
+HALFTONE_AVX2 __attribute__((noinline)) void CountStepsAvx2(const float* x, size_t n, size_t step, float inverse, int32_t base, uint32_t* tables,
+                                                            size_t stride) {
+  const __m256 scale = _mm256_set1_ps(inverse);
+  const __m256i offset = _mm256_set1_epi32(base);
+  const __m256i lanes = _mm256_mullo_epi32(_mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0), _mm256_set1_epi32(static_cast<int32_t>(step)));
+  uint32_t *t0 = tables, *t1 = tables + stride, *t2 = tables + 2 * stride, *t3 = tables + 3 * stride;
+  alignas(32) uint32_t index[8];
+  size_t i = 0;
+  for (; i + 7 * step < n; i += 8 * step) {
+    const __m256 v = _mm256_i32gather_ps(x + i, lanes, 4);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(index), _mm256_sub_epi32(_mm256_cvtps_epi32(_mm256_mul_ps(v, scale)), offset));
+    for (size_t k = 0; k < 8; k += 4) {
+      t0[index[k]]++;
+      t1[index[k + 1]]++;
+      t2[index[k + 2]]++;
+      t3[index[k + 3]]++;
+    }
+  }
+  for (; i < n; i += step) t0[static_cast<uint32_t>(_mm_cvtss_si32(_mm_mul_ss(_mm_set_ss(x[i]), _mm_set_ss(inverse))) - base)]++;
+}
 #endif
 
 /** 32-bit counters of one run, in first-level cache whichever observer is fed; emptied into the state before the grid moves. */
@@ -327,10 +353,13 @@ class Tables {
     const double inverse = std::ldexp(1.0, -state_.exponent);
     const size_t stride = state_.config.histogramStride;
 #if HALFTONE_X86
-    if (simd_ == Simd::kAvx2 && finite && stride == 1) {
+    if (simd_ == Simd::kAvx2 && finite) {
       const unsigned int saved = _mm_getcsr();
       _mm_setcsr((saved & ~_MM_ROUND_MASK) | _MM_ROUND_DOWN);
-      CountAvx2(x, n, static_cast<float>(inverse), static_cast<int32_t>(state_.base), tables_, stride_);
+      const float factor = static_cast<float>(inverse);
+      const int32_t base = static_cast<int32_t>(state_.base);
+      if (stride == 1) CountAvx2(x, n, factor, base, tables_, stride_);
+      else if (phase < n) CountStepsAvx2(x + phase, n - phase, stride, factor, base, tables_, stride_);
       _mm_setcsr(saved);
       return;
     }
@@ -512,6 +541,50 @@ void ObserverUpdate(ObserverState& state, const float* data, size_t n, const int
   }
 }
 
+void ObserverMerge(ObserverState& state, ObserverState& other) {
+  if (&state == &other) throw std::invalid_argument("merge: an observer cannot take in itself");
+  const std::scoped_lock lock(state.mutex, other.mutex);
+  const FloatEnvironment environment;
+  const ObserverConfig &a = state.config, &b = other.config;
+  if (a.bins != b.bins || a.histogramStride != b.histogramStride || a.hasChannelAxis != b.hasChannelAxis || a.channelAxis != b.channelAxis)
+    throw std::invalid_argument("merge: the observers have different options");
+  if (other.count == 0) return;
+  if (state.channels != 0 && other.channels != 0 && state.channels != other.channels)
+    throw std::invalid_argument("merge: " + std::to_string(other.channels) + " channels, this observer has " + std::to_string(state.channels));
+  if (a.bins > 0 && other.gridSet) {
+    // Once this grid holds what the other saw, and in bins as wide, each of the other's bins falls into one of it.
+    if (!Fits(state, other.min, other.max) || state.exponent < other.exponent) FitGrid(state, other.min, other.max, other.exponent);
+    const int shift = std::min(62, state.exponent - other.exponent);
+    for (int64_t i = 0; i < static_cast<int64_t>(b.bins); i++)
+      if (other.counts[i] != 0) state.counts[((other.base + i) >> shift) - state.base] += other.counts[i];
+  }
+  state.min = std::min(state.min, other.min);
+  state.max = std::max(state.max, other.max);
+  state.runs += other.runs;
+  state.count += other.count;
+  state.nans += other.nans;
+  state.infs += other.infs;
+  state.sumRunMin += other.sumRunMin;
+  state.sumRunMax += other.sumRunMax;
+  state.sum += other.sum;
+  state.sumSquares += other.sumSquares;
+  if (other.channels == 0) return;
+  if (state.channels == 0) {
+    state.channels = other.channels;
+    state.channelMin = other.channelMin;
+    state.channelMax = other.channelMax;
+    state.channelSum = other.channelSum;
+    state.channelCount = other.channelCount;
+    return;
+  }
+  for (size_t c = 0; c < state.channelMin.size(); c++) {
+    state.channelMin[c] = std::min(state.channelMin[c], other.channelMin[c]);
+    state.channelMax[c] = std::max(state.channelMax[c], other.channelMax[c]);
+    state.channelSum[c] += other.channelSum[c];
+    state.channelCount[c] += other.channelCount[c];
+  }
+}
+
 namespace {
 
 // Distinguishes our objects from any other, so that a wrong `handle` is a TypeError and not a wild pointer.
@@ -520,7 +593,8 @@ constexpr napi_type_tag kObserverTag = {0x68616c66746f6e65, 0x6f62736572766572};
 class ObserverObject : public Napi::ObjectWrap<ObserverObject> {
  public:
   static void Register(Napi::Env env, Napi::Object exports) {
-    exports["Observer"] = DefineClass(env, "Observer", {InstanceMethod<&ObserverObject::Observe>("observe"), InstanceMethod<&ObserverObject::Result>("result")});
+    exports["Observer"] = DefineClass(env, "Observer", {InstanceMethod<&ObserverObject::Observe>("observe"), InstanceMethod<&ObserverObject::Merge>("merge"),
+                                                       InstanceMethod<&ObserverObject::Result>("result")});
   }
   /** (bins, channelAxis | undefined, histogramStride) */
   explicit ObserverObject(const Napi::CallbackInfo& info) : Napi::ObjectWrap<ObserverObject>(info) {
@@ -543,6 +617,16 @@ class ObserverObject : public Napi::ObjectWrap<ObserverObject> {
     const float* data = x.Data();
     const size_t n = x.ElementLength();
     return KernelWorker::Queue(info.Env(), {x}, [state = state_, data, n, shape] { ObserverUpdate(*state, data, n, shape.data(), shape.size()); });
+  }
+
+  /** (other: Observer's own object) */
+  Napi::Value Merge(const Napi::CallbackInfo& info) {
+    try {
+      ObserverMerge(*state_, *UnwrapObserver(info[0]));
+    } catch (const std::invalid_argument& error) {
+      throw Napi::Error::New(info.Env(), error.what());
+    }
+    return info.Env().Undefined();
   }
 
   Napi::Value Result(const Napi::CallbackInfo& info) {

@@ -59,6 +59,12 @@ struct ObserverState {
 void ObserverUpdate(ObserverState& state, const float* data, size_t n, const int64_t* dims, size_t rank);
 
 /**
+ * Adds to `state` all that `other`, an observer with the same options, has seen; everything but the last bits of the sums is
+ * then what one observer of all their runs would have. Throws std::invalid_argument where options or channels differ.
+ */
+void ObserverMerge(ObserverState& state, ObserverState& other);
+
+/**
  * The state behind a JavaScript observer: `value` is the addon's own Observer object, that is the `handle` property of
  * native/index.ts' Observer class. The pointer keeps the state alive while a worker uses it. Throws Napi::TypeError when
  * `value` is anything else. Main thread only.

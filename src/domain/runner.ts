@@ -59,6 +59,8 @@ export interface ObserverOptions {
   bins: number;
   /** Axis whose entries get statistics of their own (channel of a convolution's input or output); absent = none. May be negative. */
   channelAxis?: number;
+  /** The histogram counts every so manieth element of each run, from the first; everything else sees all. 1 by default. */
+  histogramStride?: number;
 }
 export interface ObservedStatistics {
   count: number;
@@ -96,11 +98,15 @@ export interface Session {
   close(): void;
 }
 export interface Observer {
+  /** Adds what another observer of this runner, with the same options, has seen. */
+  merge(other: Observer): void;
   result(): ObservedStatistics;
 }
 export interface Runner {
   /** ONNX Runtime's version. */
   readonly version: string;
+  /** Physical cores: what 0 threads stands for. */
+  readonly cores: number;
   /** `model`: a path, or the bytes of a model without external data. */
   open(model: string | Uint8Array, options: SessionOptions): Promise<Session>;
   observer(options: ObserverOptions): Observer;

@@ -18,6 +18,10 @@ class RuntimeObserver implements Observer {
   constructor(options: ObserverOptions) {
     this.native = new NativeObserver(options);
   }
+  merge(other: Observer) {
+    if (!(other instanceof RuntimeObserver)) throw new TypeError('the other observer was not made by this runner');
+    this.native.merge(other.native);
+  }
   result() {
     return this.native.result();
   }
@@ -82,6 +86,7 @@ class RuntimeSession implements Session {
 export function createRunner(library: Library = loadLibrary()): Runner {
   return {
     version: library.version,
+    cores: physicalCores(),
     async open(model: string | Uint8Array, options: SessionOptions): Promise<Session> {
       const config = { ...QUIET, ...options.config };
       if (options.disabledOptimizers?.length) config['optimization.disable_specified_optimizers'] = options.disabledOptimizers.join(';');

@@ -13,6 +13,8 @@ export interface ObserveOptions {
   threads: number;
   /** value → axis of its channels, for those whose channel means a correction needs. */
   channelAxes: ReadonlyMap<string, number>;
+  /** Elements of a value in one run, as far as they are known. */
+  elements?: (value: string) => number | undefined;
   workDir: string;
   onRun?: (done: number) => void;
   signal?: AbortSignal;
@@ -20,13 +22,28 @@ export interface ObserveOptions {
 
 /** Bins of a histogram: enough that 256 levels are resolved eight-fold after the range has doubled once. */
 const BINS = 2048;
+/**
+ * Elements of a value that its histogram counts in one run; extremes and sums see all. Counting costs more than all else that an
+ * observer does, and 100 runs give a million values all the same.
+ */
+const COUNTED = 16384;
+/**
+ * Observers of each value, and so runs at a time at most (libuv's pool has four threads). Run i goes to observer i mod LANES
+ * however many threads there are, so that the sums' last bits don't depend on the machine.
+ */
+const LANES = 4;
+/** What the runs at a time may keep in memory. */
+const KEPT_BYTES = 512e6;
 
 /**
  * One streaming pass of the float model over the calibration runs that feeds every calibrator at once. What is kept is one
  * histogram and a few sums for each value: memory does not grow with the number of runs.
  *
  * 1. Every value in `values` is made an output of the float model; the runtime's memory is read in place.
- * 2. Statistics cover all runs; a NaN or Inf is counted, and the caller decides.
+ * 2. Several runs at a time, each on its share of the cores: small operators gain little from two threads, and what an
+ *    observer does is then shared out too.
+ * 3. Statistics cover all runs; a NaN or Inf is counted, and the caller decides.
+ * 4. The runs `held` are not observed: the float model's outputs for them are what corrections are judged by.
  */
 export async function observe(
   runner: Runner,
@@ -34,21 +51,65 @@ export async function observe(
   values: string[],
   runs: Iterable<Record<string, TensorValue>>,
   options: ObserveOptions,
-): Promise<Observations> {
-  const opened = await withOutputs(runner, model, values, options.workDir, { threads: options.threads });
+  held: Record<string, TensorValue>[] = [],
+): Promise<{ observations: Observations; reference: Record<string, TensorValue>[] }> {
+  const cores = options.threads || runner.cores;
+  const kept = values.reduce((sum, value) => sum + 4 * (options.elements?.(value) ?? 0), 1);
+  let atATime = LANES;
+  while (atATime > 1 && (atATime > cores || atATime * kept > KEPT_BYTES)) atATime /= 2;
+  const opened = await withOutputs(runner, model, values, options.workDir, { threads: Math.max(1, Math.floor(cores / atATime)) });
   try {
-    const observers: Record<string, Observer> = {};
-    for (const value of values) {
-      const axis = options.channelAxes.get(value);
-      observers[opened.outputOf(value)] = runner.observer({ bins: BINS, ...(axis !== undefined && { channelAxis: axis }) });
+    const lanes = Array.from({ length: LANES }, () => {
+      const observers: Record<string, Observer> = {};
+      for (const value of values) {
+        const axis = options.channelAxes.get(value);
+        // Odd, so that it walks over rows and channels, whose lengths are even as a rule.
+        const histogramStride = Math.ceil((options.elements?.(value) ?? 0) / COUNTED) | 1;
+        observers[opened.outputOf(value)] = runner.observer({
+          bins: BINS,
+          histogramStride,
+          ...(axis !== undefined && { channelAxis: axis }),
+        });
+      }
+      return { observers, last: Promise.resolve() };
+    });
+    const outputs = model.graph.outputs.map((output) => output.name);
+    const reference: Record<string, TensorValue>[] = [];
+    function* work(): Generator<() => Promise<void>> {
+      for (const [i, feeds] of held.entries()) {
+        yield async () => {
+          reference[i] = await opened.session.run(feeds, outputs);
+        };
+      }
+      let [begun, done] = [0, 0];
+      for (const feeds of values.length ? runs : []) {
+        const lane = lanes[begun++ % LANES]!;
+        yield async () => {
+          const before = lane.last;
+          const run = before.then(() => opened.session.observe(feeds, lane.observers, []));
+          lane.last = run.then(
+            () => undefined,
+            () => undefined,
+          );
+          await run;
+          options.onRun?.(++done);
+        };
+      }
     }
-    let done = 0;
-    for (const feeds of runs) {
-      options.signal?.throwIfAborted();
-      await opened.session.observe(feeds, observers, []);
-      options.onRun?.(++done);
-    }
-    return new Map(values.map((value) => [value, observers[opened.outputOf(value)]!.result()]));
+    const queue = work();
+    const worker = async (): Promise<void> => {
+      // Leaving the loop by an error ends the queue for the others, too.
+      for (const task of queue) {
+        options.signal?.throwIfAborted();
+        await task();
+      }
+    };
+    // All have ended before the session is closed, whichever failed.
+    const ends = await Promise.allSettled(Array.from({ length: atATime }, worker));
+    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    const [whole, ...others] = lanes;
+    for (const lane of others) for (const [name, observer] of Object.entries(lane.observers)) whole!.observers[name]!.merge(observer);
+    return { observations: new Map(values.map((value) => [value, whole!.observers[opened.outputOf(value)]!.result()])), reference };
   } finally {
     opened.session.close();
   }
