@@ -3,7 +3,7 @@ import type { S3Options } from './s3.ts';
 
 export { openDiskStore } from './disk.ts';
 export type { S3Options } from './s3.ts';
-export { type TarEntry, tarSha256, tarSize, tarStream } from './tar.ts';
+export { tarSha256, tarSize, tarStream } from './tar.ts';
 
 /** Opens the S3 store; makes the bucket where there is none. Loaded when it is needed: the SDK costs half a second and 20 MB. */
 export async function openS3Store(options: S3Options): Promise<ObjectStore> {
