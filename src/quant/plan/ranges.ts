@@ -14,7 +14,7 @@ export interface Range {
 
 const CODES = { uint8: { low: 0, high: 255 }, int8: { low: -128, high: 127 } } as const;
 /** Below it a range is as good as zero, and scale_x · scale_w would be denormal. */
-const SMALLEST_SCALE = 1e-10;
+const SMALLEST_SCALE = Math.fround(1e-10);
 
 /** The largest float32 not above x. */
 function floorFloat32(x: number): number {
