@@ -53,13 +53,11 @@ export async function offerToOomKiller(pid: number): Promise<void> {
   await fs.writeFile(`/proc/${pid}/oom_score_adj`, '900').catch(() => {});
 }
 
-/** Kills a child that leads a process group, with everything in it. */
+/** Kills what is left of the process group that a child leads, the child included. */
 export function killGroup(pid: number): void {
-  for (const target of [-pid, pid]) {
-    try {
-      process.kill(target, 'SIGKILL');
-    } catch {
-      // Gone, or never a leader.
-    }
+  try {
+    process.kill(-pid, 'SIGKILL');
+  } catch {
+    // Nothing is left.
   }
 }

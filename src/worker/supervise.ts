@@ -46,6 +46,8 @@ const MEMORY_POLL_MS = 500;
 const OUTSIDE_SIGNALS: readonly NodeJS.Signals[] = ['SIGKILL', 'SIGTERM', 'SIGINT', 'SIGHUP', 'SIGQUIT', 'SIGUSR1', 'SIGUSR2'];
 /** After its result has come a child gets so long to end by itself. */
 const FAREWELL_MS = 5000;
+/** How long after its exit its last words may take. */
+const CLOSE_MS = 2000;
 
 export function startChild(options: ChildOptions): Child {
   const { task, deadlineSeconds, memoryBytes, onEvent } = options;
@@ -63,9 +65,12 @@ export function startChild(options: ChildOptions): Child {
   let said: { kind: 'done'; result: JobResult } | { kind: 'failed'; error: ProblemSummary; stage: Stage } | null = null;
   let ours: 'stop' | 'memory' | 'deadline' | null = null;
   let memorySeen = 0;
+  let exited = false;
   const kill = (why: 'stop' | 'memory' | 'deadline') => {
+    // Its id may be another's by now.
+    if (exited || child.pid === undefined) return;
     ours ??= why;
-    if (child.pid !== undefined) killGroup(child.pid);
+    killGroup(child.pid);
   };
 
   const hear = (event: TaskEvent) => {
@@ -98,6 +103,8 @@ export function startChild(options: ChildOptions): Child {
     try {
       memorySeen = (await treeMemory(child.pid)) || memorySeen;
       if (memorySeen > memoryBytes) kill('memory');
+    } catch (error) {
+      options.onStderr?.(`its memory could not be read: ${(error as Error).message}`);
     } finally {
       looking = false;
     }
@@ -105,22 +112,25 @@ export function startChild(options: ChildOptions): Child {
 
   const oomBefore = oomKills();
   const ended = new Promise<ChildEnd>((resolve) => {
-    child.once('error', (error) => {
-      // fork itself failed: no memory, no more processes.
-      if (child.pid === undefined)
-        resolve({ kind: 'died', code: 'child-crashed', detail: `it could not be started: ${error.message}`, stage });
-    });
-    // 'close' comes when its stderr has been read to the end, too.
-    child.once('close', async (code, signal) => {
-      if (child.pid !== undefined) killGroup(child.pid);
-      resolve(said ?? (await judge(code, signal)));
-    });
-    child.once('exit', () => {
+    const conclude = async (code: number | null, signal: NodeJS.Signals | null) => resolve(said ?? (await judge(code, signal)));
+    const leave = () => {
+      exited = true;
       clearTimeout(deadline);
       clearInterval(memory);
-      // A grandchild that holds stderr open would keep 'close' away.
-      if (child.pid !== undefined) killGroup(child.pid);
+    };
+    child.once('error', (error) => {
+      // A failed start has no exit: no memory, no more processes.
+      if (child.pid !== undefined) return;
+      leave();
+      resolve({ kind: 'died', code: 'child-crashed', detail: `it could not be started: ${error.message}`, stage });
     });
+    child.once('exit', (code, signal) => {
+      leave();
+      killGroup(child.pid!);
+      // 'close' comes when stderr has been read to its end, too; not at all where a stranger holds it open.
+      setTimeout(() => void conclude(code, signal), CLOSE_MS).unref();
+    });
+    child.once('close', (code, signal) => void conclude(code, signal));
   });
 
   async function judge(code: number | null, signal: NodeJS.Signals | null): Promise<ChildEnd> {
