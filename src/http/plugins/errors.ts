@@ -29,6 +29,8 @@ const LINGER_MS = 10_000;
 function linger(request: FastifyRequest, reply: FastifyReply): void {
   const { raw } = request;
   if (raw.complete || raw.destroyed) return;
+  // Fastify sets `close` where a parser gave up; Node then ends the connection under the client's hands.
+  reply.removeHeader('connection');
   reply.raw.once('finish', () => {
     raw.unpipe();
     raw.resume();

@@ -226,6 +226,12 @@ describe('models', () => {
     // 64 MB to a route that refuses at once: without lingering the client sees a reset connection in place of the answer.
     const answer = await api.call('POST', '/v1/models', { body: new Uint8Array(64 * MB), headers: octets, key: 'not-a-key' });
     expect(answer.status).toBe(401);
+    // JSON over its limit goes another way: the parser refuses it, and would have the connection closed.
+    const json = await api.call('POST', '/v1/jobs', {
+      body: new Uint8Array(64 * MB),
+      headers: { 'content-type': 'application/json' },
+    });
+    expect(json.status).toBe(413);
   });
 
   it('a model of a running job cannot be deleted, and the same upload races with itself', async () => {
