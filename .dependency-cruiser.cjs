@@ -10,7 +10,7 @@ const allowed = {
   http: ['services', 'domain', 'telemetry'],
   worker: ['services', 'search', 'evaluate', 'quant', 'runtime', 'domain', 'telemetry'],
   services: ['store', 'queue', 'webhooks', 'domain', 'onnx', 'evaluate'],
-  search: ['quant', 'evaluate', 'runtime', 'onnx', 'domain'],
+  search: ['quant', 'evaluate', 'runtime', 'domain'],
   evaluate: ['runtime', 'onnx', 'domain'],
   quant: ['onnx', 'native', 'domain'],
   runtime: ['native', 'domain'],

@@ -1,6 +1,5 @@
 import { createHash } from 'node:crypto';
-import { mkdir } from 'node:fs/promises';
-import { join, relative } from 'node:path';
+import { join } from 'node:path';
 import { HalftoneError } from '../domain/errors.ts';
 import type { Benchmark, Evaluation, JobResult, KernelReport, Stage, StageRun, VariantResult } from '../domain/job.ts';
 import type { DeviceProfile, Machine } from '../domain/profile.ts';
@@ -11,19 +10,15 @@ import type { Task, TaskEvent } from '../domain/task.ts';
 import { evaluate } from '../evaluate/compare.ts';
 import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { generateFeeds } from '../evaluate/generate.ts';
-import type { Model, TensorType } from '../onnx/model.ts';
-import { upgradeOpset } from '../onnx/opset.ts';
-import { readModel } from '../onnx/reader.ts';
-import { inferShapes } from '../onnx/shapes.ts';
-import { checkModel, isAlreadyQuantized } from '../onnx/validate.ts';
-import { writeModel } from '../onnx/writer.ts';
 import { type TakenBranch, takenBranch } from '../quant/branches.ts';
 import { quantizeDynamic } from '../quant/dynamic/index.ts';
+import { writeVariant } from '../quant/emit/write.ts';
 import { toFloat16 } from '../quant/float16/index.ts';
 import { gate } from '../quant/gate/gate.ts';
 import { integerUnits } from '../quant/gate/kernels.ts';
 import type { LayerCosts } from '../quant/measure/costs.ts';
-import { type Prepared, prepare } from '../quant/prepare/index.ts';
+import { type Prepared, prepare, type ValueTypes, valueTypes } from '../quant/prepare/index.ts';
+import { type FloatModel, readFloatModel } from '../quant/read.ts';
 import { type CalibrationRuns, observeModel, quantizeStatic, type StaticBasis, type StaticContext } from '../quant/static.ts';
 import { benchmarkModels, measureMemory } from '../runtime/benchmark.ts';
 import { writeFeeds } from '../runtime/feeds.ts';
@@ -53,9 +48,6 @@ const WEIGHTS: Record<Stage, number> = {
 /** Stages that must have the machine to themselves. */
 const ALONE: ReadonlySet<Stage> = new Set(['measure', 'benchmark']);
 
-/** Opset that all recipes start from. */
-const LEAST_OPSET = 13;
-
 /** Samples whose feeds the benchmark goes through. */
 const BENCHMARK_FEEDS = 4;
 
@@ -71,7 +63,7 @@ export async function runTask(task: Task, emit: (event: TaskEvent) => void, sign
 /** What all recipes start from. */
 interface Given {
   prepared: Prepared;
-  types: Map<string, TensorType>;
+  types: ValueTypes;
   /** Null where no static recipe, or no data, asks for it. */
   basis: { basis: StaticBasis; context: (variant: number, targetDb?: number) => StaticContext; branch: TakenBranch | null } | null;
   float: Session;
@@ -122,7 +114,7 @@ class TaskRun {
       });
       const shapes = new Map(Object.entries(firstFeeds).map(([name, value]) => [name, value.dims]));
       const prepared = await this.#stage('prepare', undefined, () => prepare(model, { runner: this.#runner, equalize: true }));
-      const types = inferShapes(prepared.model, shapes);
+      const types = valueTypes(prepared, shapes);
       const basis = await this.#observe(model, { prepared, types }, shapes, calibration, this.#targetDb(evaluation, float));
       const given: Given = { prepared, types, basis, float, firstFeeds };
       const candidates: Candidate[] = [];
@@ -164,16 +156,8 @@ class TaskRun {
     }
   }
 
-  async #read(): Promise<{ model: Model; float: Session }> {
-    const file = await readModel(this.#task.modelPath);
-    checkModel(file);
-    // Per-channel DequantizeLinear came with opset 13; one model for all that follows.
-    const model = (file.opsets.get('') ?? LEAST_OPSET) < LEAST_OPSET ? upgradeOpset(file, LEAST_OPSET) : file;
-    if (isAlreadyQuantized(model))
-      throw new HalftoneError(
-        'already-quantized',
-        'the model holds quantized operators already; send the float model that it was made from',
-      );
+  async #read(): Promise<{ model: FloatModel; float: Session }> {
+    const model = await readFloatModel(this.#task.modelPath);
     const float = await this.#runner.open(this.#task.modelPath, { threads: 0 }).catch((cause: unknown) => {
       throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
     });
@@ -182,8 +166,8 @@ class TaskRun {
 
   /** Observes the calibration data where a recipe needs it. */
   async #observe(
-    model: Model,
-    whole: { prepared: Prepared; types: Map<string, TensorType> },
+    model: FloatModel,
+    whole: { prepared: Prepared; types: ValueTypes },
     shapes: Map<string, number[]>,
     calibration: Dataset | null,
     targetDb: number,
@@ -213,7 +197,7 @@ class TaskRun {
     const branch = await this.#stage('prepare', undefined, () => takenBranch(this.#runner, model, runs(), this.#task.workDir));
     if (!branch) return { basis: await observeModel(whole.prepared.model, whole.types, data, context(undefined)), context, branch };
     const straight = await this.#stage('prepare', undefined, () => prepare(branch.straight, { runner: this.#runner, equalize: true }));
-    return { basis: await observeModel(straight.model, inferShapes(straight.model, shapes), data, context(undefined)), context, branch };
+    return { basis: await observeModel(straight.model, valueTypes(straight, shapes), data, context(undefined)), context, branch };
   }
 
   #costsKey(profile: DeviceProfile, recipeKey: string): string {
@@ -238,7 +222,6 @@ class TaskRun {
     checkRecipe(recipe, `/recipes/${index}`, profile);
     const resolved = resolveRecipe(recipe, profile);
     const folder = join(task.workDir, 'variants', targetDb === undefined ? String(index) : `${index}-${targetDb.toFixed(1)}`);
-    await mkdir(folder, { recursive: true });
     const path = join(folder, 'model.onnx');
     const made = await this.#quantize(index, resolved, given, targetDb);
     const opset = made.model.opsets.get('') ?? 0;
@@ -247,7 +230,7 @@ class TaskRun {
         'profile-forbids',
         `the variant needs opset ${opset}, and ${profile.name} takes at most ${profile.highestOpset}`,
       );
-    const written = await this.#stage('emit', index, () => writeModel(made.model, path));
+    const files = await this.#stage('emit', index, () => writeVariant(made.model, path));
     const passed = await this.#stage('gate', index, () =>
       gate(this.#runner, path, given.float, [given.firstFeeds], { threads: profile.threads ?? 0, workDir: task.workDir }),
     );
@@ -257,7 +240,7 @@ class TaskRun {
       leftInFloat: made.leftInFloat,
       notes: [...given.prepared.notes, ...made.notes],
     };
-    result.files = written.files.map((f) => ({ path: f.path, name: relative(folder, f.path), sizeBytes: f.sizeBytes, sha256: f.sha256 }));
+    result.files = files;
     result.kernels = kernels;
     result.manifest = {
       engineVersion: ENGINE_VERSION,

@@ -4,9 +4,9 @@
  */
 import type { Runner } from '../../domain/runner.ts';
 import { cloneModel, ensureNodeNames, NamePool } from '../../onnx/graph.ts';
-import { feedInputs, type Model } from '../../onnx/model.ts';
+import { feedInputs, type Model, type TensorType } from '../../onnx/model.ts';
 import { upgradeOpset } from '../../onnx/opset.ts';
-import { inferShapesAndValues } from '../../onnx/shapes.ts';
+import { inferShapes, inferShapesAndValues } from '../../onnx/shapes.ts';
 import { foldBatchNorm } from './batch-norm.ts';
 import { canonicalForms } from './canonical.ts';
 import { constantsToInitializers } from './constants.ts';
@@ -127,4 +127,12 @@ function withoutClaims(model: Model): Model {
   const { graph } = model;
   const outputs = graph.outputs.map((output) => ({ ...output, type: null }));
   return { ...model, graph: { ...graph, outputs, valueInfo: new Map() } };
+}
+
+/** Type and shape of every value, as far as they can be told. */
+export type ValueTypes = Map<string, TensorType>;
+
+/** What the values of a prepared model are when its inputs have these shapes. */
+export function valueTypes({ model }: Prepared, shapes: ReadonlyMap<string, readonly number[]>): ValueTypes {
+  return inferShapes(model, shapes);
 }
