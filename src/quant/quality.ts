@@ -55,14 +55,33 @@ function relativeNoise(errors: ReadonlyMap<string, OutputError>, primary: string
 
 export const decibels = (noise: number): number => (noise > 0 ? Math.min(60, -10 * Math.log10(noise)) : 60);
 
-/** A model's outputs for each run, with the float model's beside them. */
+/** A model's outputs for each run, with the float model's beside them; `atATime` runs at once. */
 export async function noiseOf(
   session: Session,
   runs: Record<string, TensorValue>[],
   reference: Record<string, TensorValue>[],
   primary: string | null,
+  atATime = 1,
 ): Promise<number> {
+  const got: Promise<Record<string, TensorValue>>[] = [];
+  const begin = (i: number) => {
+    if (i >= runs.length) return;
+    got[i] = session.run(runs[i]!, Object.keys(reference[i]!));
+    // Its error is met below, maybe only after an earlier run's.
+    got[i].catch(() => undefined);
+  };
+  for (let i = 0; i < atATime; i++) begin(i);
   const errors = new Map<string, OutputError>();
-  for (const [i, feeds] of runs.entries()) addErrors(errors, reference[i]!, await session.run(feeds, Object.keys(reference[i]!)));
+  try {
+    // In the order of the runs, so that the sums are the same however many run at once.
+    for (let i = 0; i < runs.length; i++) {
+      const outputs = await got[i]!;
+      begin(i + atATime);
+      addErrors(errors, reference[i]!, outputs);
+      delete got[i];
+    }
+  } finally {
+    await Promise.allSettled(got);
+  }
   return relativeNoise(errors, primary);
 }

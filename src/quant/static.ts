@@ -71,6 +71,8 @@ const HELD_BACK = { least: 8, most: 16 };
 const LEAST_SAVING = 0.05;
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
 const COMPENSATION = { runs: 8, leastSeconds: 0.3, ofFloor: 1 };
+/** Runs of candidates at once, at most: libuv's pool has four threads. */
+const AT_A_TIME = 4;
 /** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
 const SENSITIVITY = { leastSamples: 3, ms: 30 };
 
@@ -245,12 +247,15 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   });
   context.signal?.throwIfAborted();
 
+  // Candidates run several samples at once, each on its share of the cores: small operators gain little from two threads.
+  const cores = context.threads || context.runner.cores;
+  const atATime = Math.min(AT_A_TIME, cores);
   const candidate = { units, recipe, profile: context.profile, constant, observations };
   const codes: CodesCache = new Map();
   const noiseIn = (model: Model, samples = basis.held.length): Promise<number> =>
-    openModel(context.runner, model, context.workDir, { threads: context.threads })
+    openModel(context.runner, model, context.workDir, { threads: Math.max(1, Math.floor(cores / atATime)) })
       .then((session) =>
-        noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput).finally(() => session.close()),
+        noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput, atATime).finally(() => session.close()),
       )
       // What the runtime refuses is as bad as can be: another plan is taken, and the gate says so where there is none.
       .catch(() => Number.POSITIVE_INFINITY);
@@ -307,6 +312,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
         units.filter((u) => planned.has(u.id) && !u.row!.moves),
         async (unit) => (await judge(new Set([unit.id]), best.choice, samples)).noise,
         (fraction) => context.progress('transform', fraction),
+        atATime,
         context.signal,
       );
       const budget = 10 ** (-context.targetDb / 10);
