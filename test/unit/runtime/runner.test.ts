@@ -291,7 +291,9 @@ describe('observe', () => {
     const x = tensor('float32', [2, 3], noise(6));
     const ours = () => runner.observer({ bins: 16, channelAxis: 1 });
     await expect(session.observe({ x }, { z: ours() })).rejects.toThrow("no output 'z'");
-    await expect(session.observe({ x }, { y: { merge: () => {}, result: () => ours().result() } })).rejects.toThrow(/not made by this runner/);
+    await expect(session.observe({ x }, { y: { merge: () => {}, result: () => ours().result() } })).rejects.toThrow(
+      /not made by this runner/,
+    );
     const observer = ours();
     await session.observe({ x }, { y: observer });
     await expect(session.observe({ x: tensor('float32', [3, 2], noise(6)) }, { y: observer })).rejects.toThrow(/output 'y'/);
