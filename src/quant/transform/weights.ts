@@ -64,18 +64,18 @@ export function weightScales(
   const zeroPoints = new Int32Array(n);
   for (let c = 0; c < n; c++) {
     const largest = Math.max(-range.min[c]!, range.max[c]!);
-    const steps = options.sevenBits?.has(c) ? SEVEN_BITS : 127;
-    let scale = weights.symmetric ? largest / steps : (range.max[c]! - range.min[c]!) / 255;
+    const narrow = weights.type === 'int8' && options.sevenBits?.has(c) === true;
+    const low = narrow ? 1 - SEVEN_BITS : weights.type === 'uint8' ? 0 : -128;
+    // Asymmetric: a code less at both ends for what rounding the zero point shifts.
+    const steps = narrow ? 2 * SEVEN_BITS - 2 : 255;
+    let scale = weights.symmetric ? largest / (narrow ? SEVEN_BITS : 127) : (range.max[c]! - range.min[c]!) / steps;
     if (options.bias && options.inputScale)
       scale = Math.max(scale, Math.abs(options.bias[axis === null ? 0 : c]!) / (BIAS_LIMIT * options.inputScale));
     // An all-zero channel: any scale does, a normal number keeps the kernels off denormals.
     if (!(scale > 1e-20)) scale = 1;
     scales[c] = scale;
     if (weights.symmetric) zeroPoints[c] = weights.type === 'uint8' ? 128 : 0;
-    else {
-      const low = weights.type === 'uint8' ? 0 : -128;
-      zeroPoints[c] = Math.min(low + 255, Math.max(low, Math.round(low - range.min[c]! / scales[c]!)));
-    }
+    else zeroPoints[c] = Math.min(low + steps, Math.max(low, Math.round(low - range.min[c]! / scales[c]!)));
   }
   return { scales, zeroPoints };
 }

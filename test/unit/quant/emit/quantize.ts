@@ -18,7 +18,7 @@ import { floats, normals, runner } from '../prepare/graphs.ts';
 export type Feeds = Record<string, TensorValue>;
 
 /** A profile that allows everything. */
-const profile: DeviceProfile = {
+export const profile: DeviceProfile = {
   id: 'prf_test',
   name: 'test',
   builtIn: true,
@@ -37,7 +37,7 @@ const profile: DeviceProfile = {
 };
 
 /** A folder of its own for as long as `work` takes. */
-async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
+export async function inFolder<T>(work: (folder: string) => Promise<T>): Promise<T> {
   const folder = await mkdtemp(join(tmpdir(), 'halftone-test-'));
   try {
     return await work(folder);
