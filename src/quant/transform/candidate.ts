@@ -48,34 +48,48 @@ export async function quantizationUnder(
   const inputOf = (unit: Unit) => unit.nodes[0]!.inputs[unit.inputs[0]!]!;
   const plain = quantizationFor(base);
   const sevenBits = new Map<number, ReadonlySet<number>>();
-  if (avoidsSaturation(input.profile)) {
+  /** Adds the channels whose codes could saturate; whether there were any new ones. */
+  const narrow = (quantization: Quantization): boolean => {
+    let grew = false;
+    if (!avoidsSaturation(input.profile)) return grew;
     for (const unit of units) {
       if (!quantized.has(unit.id) || !unit.weight) continue;
-      const channels = saturatingChannels(unit, plain.weights.get(unit.id)!, plain.grid(inputOf(unit)), observations);
-      if (channels.size) sevenBits.set(unit.id, recipe.weights.granularity === 'channel' ? channels : new Set([0]));
+      const found = saturatingChannels(unit, quantization.weights.get(unit.id)!, plain.grid(inputOf(unit)), observations);
+      const channels = recipe.weights.granularity === 'channel' ? found : new Set(found.size ? [0] : []);
+      const known = sevenBits.get(unit.id);
+      if (![...channels].some((c) => !known?.has(c))) continue;
+      sevenBits.set(unit.id, new Set([...(known ?? []), ...channels]));
+      grew = true;
     }
-  }
-  const rescaled = sevenBits.size ? quantizationFor({ ...base, sevenBits }) : plain;
-  const rounded = new Map<number, Int8Array>();
-  for (const unit of units) {
-    const weight = rescaled.weights.get(unit.id);
-    const moments = choice.moments?.get(unit.id);
-    if (!weight || !moments || weight.type !== 'int8' || !recipe.weights.symmetric) continue;
-    const known = cache.get(unit.id);
-    if (known?.scales.every((s, i) => s === weight.scales[i])) {
-      rounded.set(unit.id, known.codes);
-      continue;
+    return grew;
+  };
+  narrow(plain);
+  let rounded = new Map<number, Int8Array>();
+  let settled: Quantization;
+  do {
+    const rescaled = sevenBits.size ? quantizationFor({ ...base, sevenBits }) : plain;
+    rounded = new Map();
+    for (const unit of units) {
+      const weight = rescaled.weights.get(unit.id);
+      const moments = choice.moments?.get(unit.id);
+      if (!weight || !moments || weight.type !== 'int8' || !recipe.weights.symmetric) continue;
+      const known = cache.get(unit.id);
+      if (known?.scales.every((s, i) => s === weight.scales[i])) {
+        rounded.set(unit.id, known.codes);
+        continue;
+      }
+      const perTensor = recipe.weights.granularity === 'tensor';
+      const limits =
+        perTensor && sevenBits.has(unit.id)
+          ? new Set(Array.from({ length: unit.weight!.dims[unit.row!.weight!.axis(unit.nodes[0]!, unit.weight!)!]! }, (_, i) => i))
+          : sevenBits.get(unit.id);
+      const codes = await compensatedCodes(unit, weight, moments, limits, SEVEN_BITS);
+      cache.set(unit.id, { scales: weight.scales, codes });
+      rounded.set(unit.id, codes);
     }
-    const perTensor = recipe.weights.granularity === 'tensor';
-    const limits =
-      perTensor && sevenBits.has(unit.id)
-        ? new Set(Array.from({ length: unit.weight!.dims[unit.row!.weight!.axis(unit.nodes[0]!, unit.weight!)!]! }, (_, i) => i))
-        : sevenBits.get(unit.id);
-    const codes = await compensatedCodes(unit, weight, moments, limits, SEVEN_BITS);
-    cache.set(unit.id, { scales: weight.scales, codes });
-    rounded.set(unit.id, codes);
-  }
-  const settled = rounded.size ? quantizationFor({ ...base, sevenBits, rounded }) : rescaled;
+    settled = rounded.size ? quantizationFor({ ...base, sevenBits, rounded }) : rescaled;
+    // Compensation takes codes further than rounding to nearest does: a pair that fitted may not any more. Each channel is narrowed once.
+  } while (rounded.size && narrow(settled));
   if (!choice.correctBias) return settled;
   const corrections = new Map<number, Float64Array>();
   for (const unit of units) {

@@ -21,9 +21,14 @@ export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: G
   if (weight.type !== 'int8' || input.type !== 'uint8') return found;
   const anchor = unit.nodes[0]!;
   const statistics = observations.get(anchor.inputs[unit.inputs[0]!]!);
-  const code = (x: number) => Math.max(0, Math.min(255, Math.round(x / input.scale) + input.zeroPoint));
+  // A little more: float32 division may round up what lies just below a tie.
+  const code = (x: number) => Math.max(0, Math.min(255, Math.round(x / input.scale + 1e-3) + input.zeroPoint));
   const [dims, channels] = [weight.dims, outputChannels(unit)];
-  const maxima = statistics?.channels?.max;
+  const group = anchor.opType === 'Conv' ? attrInt(anchor, 'group', 1) : 1;
+  const outputsFirst = unit.row!.weight!.axis(anchor, unit.weight!) === 0;
+  const inputs = anchor.opType === 'Conv' ? dims[1]! * group : outputsFirst ? dims[1]! : dims[0]!;
+  // Another reader of the value may have had its channels observed along another axis.
+  const maxima = statistics?.channels?.max.length === inputs ? statistics.channels.max : null;
   const overall = code(statistics?.max ?? Number.POSITIVE_INFINITY);
   const greatest = (channel: number) => Math.max(input.zeroPoint, maxima ? code(maxima[channel]!) : overall);
   const w = weight.data;
@@ -41,7 +46,6 @@ export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: G
     }
   };
   if (anchor.opType === 'Conv') {
-    const group = attrInt(anchor, 'group', 1);
     const [perGroup, kernel] = [dims[1]!, dims.slice(2).reduce((a, b) => a * b, 1)];
     const perGroupOut = channels / group;
     if (perGroup === 1 && perGroupOut === 1) return found;
@@ -56,8 +60,7 @@ export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: G
     }
     return found;
   }
-  const outputsFirst = unit.row!.weight!.axis(anchor, unit.weight!) === 0;
-  const k = outputsFirst ? dims[1]! : dims[0]!;
+  const k = inputs;
   for (let o = 0; o < channels; o++)
     check(
       o,
