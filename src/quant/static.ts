@@ -90,10 +90,16 @@ function heldBack(runs: number): { held: number[]; observed: number[]; seen: boo
 /** Values whose channel statistics a correction needs: the inputs of layers with weights, and along which axis. */
 function channelAxes(units: Unit[]): Map<string, number> {
   const axes = new Map<string, number>();
+  const contested = new Set<string>();
   for (const unit of units) {
     if (!unit.weight || !unit.row) continue;
-    axes.set(unit.nodes[0]!.inputs[unit.inputs[0]!]!, unit.operator === 'Conv' ? 1 : -1);
+    const value = unit.nodes[0]!.inputs[unit.inputs[0]!]!;
+    const axis = unit.operator === 'Conv' ? 1 : -1;
+    if ((axes.get(value) ?? axis) !== axis) contested.add(value);
+    axes.set(value, axis);
   }
+  // Read along two axes: statistics along one would be taken for the other's where their lengths agree.
+  for (const value of contested) axes.delete(value);
   return axes;
 }
 
