@@ -26,7 +26,7 @@ const BINS = 2048;
  * Elements of a value that its histogram counts in one run; extremes and sums see all. Counting costs more than all else that an
  * observer does, and 100 runs give a million values all the same.
  */
-const COUNTED = 16384;
+const COUNTED = 65536;
 /**
  * Observers of each value, and so runs at a time at most (libuv's pool has four threads). Run i goes to observer i mod LANES
  * however many threads there are, so that the sums' last bits don't depend on the machine.

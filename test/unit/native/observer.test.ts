@@ -60,7 +60,7 @@ describe('Observer', () => {
         fc.record({
           bins: fc.constantFrom(0, 16, 256, 2048),
           channelAxis: fc.constantFrom(undefined, 0, 1, 2, -1, -3),
-          histogramStride: fc.constantFrom(1, 1, 3),
+          histogramStride: fc.constantFrom(1, 1, 3, 17),
           runs: fc
             .tuple(fc.integer({ min: 1, max: 40 }), fc.constantFrom(1, 2, 5, 16, 49))
             .chain(([channels, inner]) => fc.array(run(channels, inner), { minLength: 1, maxLength: 4 })),
@@ -74,6 +74,11 @@ describe('Observer', () => {
           const results: ObservedStatistics[] = [];
           for (const level of levels) results.push(await observed(options, runs, level));
           expectSame(results[0]!, oracle.result(), magnitudeOf(runs));
+          // Shared out to two observers and put together again.
+          const [even, odd] = [new Observer(options), new Observer(options)];
+          for (const [i, { x, dims }] of runs.entries()) await (i % 2 ? odd : even).observe(x, dims);
+          even.merge(odd);
+          expectSame(even.result(), oracle.result(), magnitudeOf(runs));
           for (const other of results.slice(1)) expect(other).toStrictEqual(results[0]);
         },
       ),
