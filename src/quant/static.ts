@@ -285,7 +285,6 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       context.runner,
       prepared,
       units.filter((u) => planned.has(u.id)),
-      types,
       basis.moreFeeds,
       {
         workDir: context.workDir,

@@ -1,7 +1,7 @@
 import { type ConvGeometry, convGram, gptqRound, gram } from '../../../native/index.ts';
 import type { Runner, TensorValue } from '../../domain/runner.ts';
 import { attrInt, attrInts, attrString } from '../../onnx/graph.ts';
-import type { Model, TensorType } from '../../onnx/model.ts';
+import type { Model } from '../../onnx/model.ts';
 import type { Unit } from '../plan/units.ts';
 import { floats } from '../quality.ts';
 import { withOutputs } from '../session.ts';
@@ -56,7 +56,6 @@ export async function secondMoments(
   runner: Runner,
   model: Model,
   units: Unit[],
-  types: ReadonlyMap<string, TensorType>,
   runs: Record<string, TensorValue>[],
   options: { workDir: string; threads: number; seconds: number; signal?: AbortSignal },
 ): Promise<Map<number, Float64Array>> {
@@ -80,7 +79,7 @@ export async function secondMoments(
     for (const feeds of runs) {
       options.signal?.throwIfAborted();
       const values = await opened.session.run(feeds, fetches);
-      for (const layer of layers) await addMoments(layer, values[opened.outputOf(inputOf(layer))]!, types, moments.get(layer.unit.id)!);
+      for (const layer of layers) await addMoments(layer, values[opened.outputOf(inputOf(layer))]!, moments.get(layer.unit.id)!);
     }
   } finally {
     opened.session.close();
@@ -88,7 +87,7 @@ export async function secondMoments(
   return moments;
 }
 
-async function addMoments(layer: Layer, value: TensorValue, types: ReadonlyMap<string, TensorType>, into: Float64Array): Promise<void> {
+async function addMoments(layer: Layer, value: TensorValue, into: Float64Array): Promise<void> {
   const x = floats(value);
   const anchor = layer.unit.nodes[0]!;
   if (anchor.opType !== 'Conv') {
@@ -109,8 +108,11 @@ async function addMoments(layer: Layer, value: TensorValue, types: ReadonlyMap<s
     const given = attrInts(anchor, name);
     if (given) geometry[name] = given;
   }
-  const output = types.get(anchor.outputs[0]!)?.shape?.slice(2);
-  const positions = output?.every((d) => typeof d === 'number') ? (output as number[]).reduce((a, b) => a * b, 1) : 1;
+  const positions = inputShape.slice(1).reduce((product, length, i) => {
+    const [begin, end] = [geometry.pads?.[i] ?? 0, geometry.pads?.[i + inputShape.length - 1] ?? 0];
+    const reach = (geometry.dilations?.[i] ?? 1) * (weightShape[i + 2]! - 1) + 1;
+    return product * (Math.floor((length + begin + end - reach) / (geometry.strides?.[i] ?? 1)) + 1);
+  }, 1);
   const count = Math.min(POSITIONS, positions);
   const chosen = Int32Array.from({ length: count }, (_, i) => Math.floor((i * positions) / count));
   const size = inputShape.reduce((a, b) => a * b, 1);
