@@ -203,9 +203,7 @@ describe('a whole choice of numbers', () => {
       ['x', statistics],
       ['y', { min: -1, max: 1 }],
     ]);
-    const moments = await inFolder((workDir) =>
-      secondMoments(runner, model, [unit], new Map(), feeds, { workDir, threads: 1, seconds: 10 }),
-    );
+    const moments = await inFolder((workDir) => secondMoments(runner, model, [unit], feeds, { workDir, threads: 1, seconds: 10 }));
     const grid = gridOf(statistics, 'uint8', false);
     const plain = nearest(unit);
     expect(saturatingChannels(unit, plain, grid, observations).size).toBe(0);
@@ -224,9 +222,7 @@ describe('a whole choice of numbers', () => {
           const runs = [activations(count(layer.input), seed + 20, true), activations(count(layer.input), seed + 30, true)];
           const feeds = feedsOf(layer, runs);
           const statistics = await statisticsOf(model, feeds, layer.opType === 'Conv' ? 1 : -1);
-          const moments = await inFolder((workDir) =>
-            secondMoments(runner, model, [unit], new Map(), feeds, { workDir, threads: 1, seconds: 10 }),
-          );
+          const moments = await inFolder((workDir) => secondMoments(runner, model, [unit], feeds, { workDir, threads: 1, seconds: 10 }));
           const observations = new Map([
             ['x', statistics],
             ['y', statistics],
