@@ -1,8 +1,9 @@
 /** Oracles: sums over patches cut out by hand; the layer's output error in ONNX Runtime, which compensation must lower. */
 import { describe, expect, it } from 'vitest';
 import { intAttr, intsAttr, stringAttr } from '../../../../src/onnx/graph.ts';
+import type { Unit } from '../../../../src/quant/plan/units.ts';
 import { compensatedCodes, secondMoments } from '../../../../src/quant/transform/compensated-rounding.ts';
-import { dequantizeWeight, type QuantizedWeight, SEVEN_BITS } from '../../../../src/quant/transform/weights.ts';
+import { dequantizeWeight, type QuantizedWeight, roundWeight, SEVEN_BITS, unitWeight } from '../../../../src/quant/transform/weights.ts';
 import { inFolder } from '../emit/quantize.ts';
 import { asFloats, normals, run, runner } from '../prepare/graphs.ts';
 import { feedsOf, type Layer, layerOf, nearest } from './layers.ts';
@@ -111,39 +112,33 @@ describe('compensatedCodes', () => {
     { name: 'Gemm transB', opType: 'Gemm', input: [40, 16], weight: [5, 16], attributes: [intAttr('transB', 1)] },
     { name: 'MatMul square', opType: 'MatMul', input: [40, 16], weight: [16, 16] },
   ];
-  /** Coarse scales, so that there is an error worth compensating. */
-  const coarse = (unit: Parameters<typeof nearest>[0]): QuantizedWeight => {
+  /** To nearest on coarse scales, so that there is an error worth compensating. */
+  const coarse = (unit: Unit): QuantizedWeight => {
     const q = nearest(unit);
-    const scales = q.scales.map((s) => s * 24);
-    return { ...q, scales, data: q.data.map((_, i) => Math.round(dequantizeWeight(q)[i]! / 24)) as Int8Array };
+    const grid = { scales: q.scales.map((s) => s * 24), zeroPoints: q.zeroPoints };
+    return roundWeight(unitWeight(unit), q.dims, q.axis, 'int8', grid);
   };
   it.each(LAYERS.map((l) => [l.name, l] as const))(
     '%s: the output is nearer to the float layer’s than with rounding to nearest',
     async (_, layer) => {
-      const { unit, model, withWeights } = layerOf(layer, normals(count(layer.weight), 7));
+      const weights = normals(count(layer.weight), 7);
+      const { unit, model, withWeights } = layerOf(layer, weights);
       const runs = [1, 2, 3, 4].map((seed) => correlated(layer, seed));
-      const moments = (await momentsOf(layer, normals(count(layer.weight), 7), runs)).get(0)!;
-      const grid = coarse(unit);
-      const rounded: QuantizedWeight = { ...grid, data: await compensatedCodes(unit, grid, moments, undefined, SEVEN_BITS) };
-      const { length, inner } = { length: grid.scales.length, inner: grid.axis === 0 ? count(layer.weight.slice(1)) : 1 };
-      const float = layerOf(layer, normals(count(layer.weight), 7));
-      const w = normals(count(layer.weight), 7);
-      const plain: QuantizedWeight = {
-        ...grid,
-        data: Int8Array.from(w, (v, i) => Math.round(v / grid.scales[Math.floor(i / inner) % length]!)),
-      };
+      const moments = (await momentsOf(layer, weights, runs)).get(0)!;
+      const plain = coarse(unit);
       const error = async (q: QuantizedWeight) => {
+        const rounded = withWeights(dequantizeWeight(q));
         let sum = 0;
         for (const feed of feedsOf(layer, runs)) {
-          const [a, b] = [asFloats((await run(float.model, feed)).y!), asFloats((await run(withWeights(dequantizeWeight(q)), feed)).y!)];
+          const [a, b] = [asFloats((await run(model, feed)).y!), asFloats((await run(rounded, feed)).y!)];
           a.forEach((v, i) => {
             sum += (v - b[i]!) ** 2;
           });
         }
         return sum;
       };
-      expect(model).toBeDefined();
-      expect(await error(rounded)).toBeLessThan(0.7 * (await error(plain)));
+      const compensated = { ...plain, data: await compensatedCodes(unit, plain, moments, undefined, SEVEN_BITS) };
+      expect(await error(compensated)).toBeLessThan(0.7 * (await error(plain)));
     },
   );
   it('a weight and its transpose get the same codes', async () => {
