@@ -1,6 +1,6 @@
 import { join } from 'node:path';
 import type { Runner, Session, SessionOptions } from '../domain/runner.ts';
-import { cloneModel } from '../onnx/graph.ts';
+import { cloneModel, NamePool } from '../onnx/graph.ts';
 import { DataType, type Model } from '../onnx/model.ts';
 import { serializeModel, writeModel } from '../onnx/writer.ts';
 
@@ -37,11 +37,12 @@ export async function withOutputs(
   const inputs = new Set(copy.graph.inputs.map((i) => i.name));
   const outputs = new Set(copy.graph.outputs.map((o) => o.name));
   const renamed = new Map<string, string>();
+  const pool = new NamePool(copy.graph);
   for (const value of values) {
     if (outputs.has(value)) continue;
     let name = value;
     if (inputs.has(value)) {
-      name = `${value}__observed`;
+      name = pool.fresh(`${value}_observed`);
       renamed.set(value, name);
       copy.graph.nodes.push({ name, opType: 'Identity', domain: '', inputs: [value], outputs: [name], attributes: new Map() });
     }
