@@ -20,14 +20,18 @@ export interface MeasureInput {
   signal?: AbortSignal;
 }
 
-/** Node names that the runtime's optimizer makes from ours: `X_token_12`, `X_nchwc`, `X/duplicated`. */
-export function originalName(name: string): string {
+/**
+ * The name among the `known` that the runtime's optimizer made a node's name from: `X_token_12`, `X_nchwc`, `X/duplicated`,
+ * `X/QuickGeluFusion/`, `fused X` (Gemm and Conv with an activation). Where none is known, the name without all of these.
+ */
+export function originalName(name: string, known: { has: (name: string) => boolean } = { has: () => false }): string {
   let out = name;
-  for (;;) {
-    const shorter = out.replace(/(_token_\d+|_nchwc|_nhwc|\/duplicated|\/MatMulAddFusion)$/, '');
-    if (shorter === out) return out;
+  while (!known.has(out)) {
+    const shorter = out.replace(/^fused |(_token_\d+|_nchwc|_nhwc|\/duplicated|\/\w+Fusion\/?)$/, '');
+    if (shorter === out) break;
     out = shorter;
   }
+  return out;
 }
 
 /** µs of each unit in a profile: a node belongs to the unit whose node or value it is named after; a stray DequantizeLinear to the next unit, a QuantizeLinear to the one before. */
@@ -44,7 +48,8 @@ function unitCosts(units: Unit[], nodes: ProfiledNode[]): Map<number, number> {
   let waiting = 0;
   let last: number | undefined;
   for (const node of nodes) {
-    const id = node.operator === 'DequantizeLinear' || node.operator === 'QuantizeLinear' ? undefined : owner.get(originalName(node.name));
+    const id =
+      node.operator === 'DequantizeLinear' || node.operator === 'QuantizeLinear' ? undefined : owner.get(originalName(node.name, owner));
     if (id !== undefined) {
       add(id, node.us + waiting);
       waiting = 0;

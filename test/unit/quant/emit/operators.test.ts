@@ -3,6 +3,7 @@ import { describe, expect, it } from 'vitest';
 import { type Attribute, floatAttr, intAttr, intsAttr, stringAttr } from '../../../../src/onnx/graph.ts';
 import { DataType, type Node, type Tensor } from '../../../../src/onnx/model.ts';
 import { floatTensor } from '../../../../src/onnx/tensor.ts';
+import { integerUnits } from '../../../../src/quant/gate/kernels.ts';
 import { OPERATORS } from '../../../../src/quant/plan/operators.ts';
 import { asFloats, ints, modelOf, node, type Shape, scalar, sqnr, weight } from '../prepare/graphs.ts';
 import { type Feeds, profiled, type QuantizeOptions, quantize, randomFeeds } from './quantize.ts';
@@ -262,7 +263,8 @@ async function check(c: Case, options: QuantizeOptions = {}, decibels = 30): Pro
   expect(q.quantization.quantized.size).toBe(q.units.length);
   const float = await profiled(model, feeds);
   const [qdq, qoperator] = [await profiled(q.qdq, feeds), await profiled(q.qoperator, feeds)];
-  for (const { outputs, kernels } of [qdq, qoperator]) {
+  for (const { outputs, kernels, nodes } of [qdq, qoperator]) {
+    expect(integerUnits(q.quantization, nodes)).toEqual(q.units.map((u) => u.name));
     expect(worst(float.outputs, outputs)).toBeGreaterThan(decibels);
     expect(
       kernels.some((k) => new RegExp(`^(${c.kernel})$`).test(k)),
@@ -318,7 +320,8 @@ describe('every row that takes images, between convolutions', () => {
     const q = await quantize(model, { feeds });
     const float = await profiled(model, feeds);
     const [qdq, qoperator] = [await profiled(q.qdq, feeds), await profiled(q.qoperator, feeds)];
-    for (const { outputs, kernels } of [qdq, qoperator]) {
+    for (const { outputs, kernels, nodes } of [qdq, qoperator]) {
+      expect(integerUnits(q.quantization, nodes)).toEqual(q.units.map((u) => u.name));
       expect(worst(float.outputs, outputs)).toBeGreaterThan(26);
       expect(kernels.filter((k) => k === 'QLinearConv').length).toBeGreaterThanOrEqual(2);
       expect(kernels.filter((k) => k === 'DequantizeLinear')).toHaveLength(1);
