@@ -27,9 +27,10 @@ export interface MeasureInput {
 export function originalName(name: string, known: { has: (name: string) => boolean } = { has: () => false }): string {
   let out = name;
   while (!known.has(out)) {
-    const shorter = out.replace(/^fused |(_token_\d+|_nchwc|_nhwc|\/duplicated|\/\w+Fusion\/?)$/, '');
-    if (shorter === out) break;
-    out = shorter;
+    const shorter = out.replace(/(_token_\d+|_nchwc|_nhwc|\/duplicated|\/\w+Fusion\/?)$/, '');
+    const bare = shorter === out ? out.replace(/^fused /, '') : shorter;
+    if (bare === out) break;
+    out = bare;
   }
   return out;
 }
