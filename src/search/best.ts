@@ -48,7 +48,7 @@ export function chooseBest(variants: VariantResult[], target: string, constraint
       if (problem) reasons.push(`${label}: ${problem}`);
       else if (limit !== null && benchmark.peakRssBytes > limit)
         reasons.push(`${label}: it takes ${benchmark.peakRssBytes} bytes of memory, and ${target} has ${limit}`);
-      else if (value < 1) reasons.push(`${label}: it runs at ${value.toFixed(2)} of the float model's speed on ${target}`);
+      else if (!(value >= 1)) reasons.push(`${label}: it runs at ${value.toFixed(2)} of the float model's speed on ${target}`);
       else if (!best || value > best.speedup) best = { index: variant.index, speedup: value };
     }
   }
