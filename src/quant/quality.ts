@@ -27,7 +27,10 @@ function addErrors(errors: Map<string, OutputError>, reference: Record<string, T
     let power = 0;
     let noise = 0;
     for (let i = 0; i < x.length; i++) {
-      if (!Number.isFinite(x[i]!) && Object.is(x[i], y[i])) continue;
+      if (!Number.isFinite(x[i]!)) {
+        if (!Object.is(x[i], y[i])) noise = Number.POSITIVE_INFINITY;
+        continue;
+      }
       const d = x[i]! - y[i]!;
       power += x[i]! * x[i]!;
       noise += d * d;
