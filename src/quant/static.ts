@@ -242,6 +242,12 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     context.storeCosts(key, costs);
   }
   const measured = costs;
+  // Costs from an earlier job: what was refused then has none in integers.
+  for (const id of allowed) {
+    if (measured.units[units[id]!.name]?.integerUs !== null) continue;
+    allowed.delete(id);
+    leftInFloat.set(id, { node: units[id]!.name, operator: units[id]!.operator, reason: 'refused-by-runtime' });
+  }
   // From the costs that stand in the manifest, not from a clock: the same job gives the same file.
   const runMs = Object.values(measured.units).reduce((sum, unit) => sum + unit.floatUs, 0) / 1000;
   const byName = new Map(units.map((u) => [u.name, u.id]));
