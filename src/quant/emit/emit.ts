@@ -89,10 +89,26 @@ export function emit(prepared: Model, quantization: Quantization, format: 'qdq' 
   const graphOutputs = new Set(graph.outputs.map((o) => o.name));
   const readsAsInteger = (unit: Unit, value: string) => isInteger(unit) && unit.inputs.some((i) => unit.nodes[0]!.inputs[i] === value);
   const needsCodes = (value: string) => (readers.get(value) ?? []).some((u) => readsAsInteger(u, value));
+  const isBounded = (unit: Unit) => Number.isFinite(unit.clip.lo) || Number.isFinite(unit.clip.hi);
+  /** Whether a layer that is in integers gives floats, which spares a quantization nobody needs. */
+  const givesFloats = (unit: Unit, value: string): boolean => {
+    if (!unit.row!.floatOutput || needsCodes(value)) return false;
+    // The runtime joins nothing that gives an output of the graph.
+    if (graphOutputs.has(value)) return true;
+    const reading = (u: Unit) => u.nodes.filter((n) => reads(n).includes(value));
+    const next = isBounded(unit) ? [unit.nodes.at(-1)!] : (readers.get(value) ?? []).flatMap(reading);
+    return next.length !== 1 || unit.row!.floatOutput(next[0]!.opType, unit.bias !== null);
+  };
+  const known = new Map<string, boolean>();
   /** Whether a value is codes where it is made. */
   const madeInIntegers = (value: string): boolean => {
-    const unit = producers.get(value);
-    return isInteger(unit) && !(unit!.row!.floatOutput && !needsCodes(value));
+    let made = known.get(value);
+    if (made === undefined) {
+      const unit = producers.get(value);
+      made = isInteger(unit) && !givesFloats(unit!, value);
+      known.set(value, made);
+    }
+    return made;
   };
 
   const gridNames = new Map<string, [string, string]>();
@@ -191,8 +207,7 @@ export function emit(prepared: Model, quantization: Quantization, format: 'qdq' 
     let n = unclippedNames.get(unit);
     if (n === undefined) {
       const value = unit.outputs[0]!;
-      const folded = Number.isFinite(unit.clip.lo) || Number.isFinite(unit.clip.hi);
-      n = folded && (!madeInIntegers(value) || bounds(unit)) ? name(`${value}_unclipped`) : null;
+      n = isBounded(unit) && (!madeInIntegers(value) || bounds(unit)) ? name(`${value}_unclipped`) : null;
       unclippedNames.set(unit, n);
     }
     return n;

@@ -20,8 +20,11 @@ export interface OperatorRow {
   prefersOneScale?: true;
   /** A ReLU or Clip after it folds into its output's quantization. */
   folds?: true;
-  /** Runs with a float output when nothing needs it quantized. */
-  floatOutput?: true;
+  /**
+   * Whether it runs in integers with a float output, when nothing needs that quantized and its only reader is a `next`.
+   * The runtime joins some operators to a float product before it looks for a quantized one, which is then lost.
+   */
+  floatOutput?: (next: string, hasBias: boolean) => boolean;
   /**
    * What keeps the runtime from quantizing the operator by itself where the plan left it in float between quantized ones:
    * `axis` = the DequantizeLinear before it has a vector scale; `after` = LeakyRelu(1) behind it; none needed otherwise.
@@ -80,7 +83,7 @@ export const OPERATORS: Readonly<Record<string, OperatorRow>> = {
     },
     bias: 2,
     folds: true,
-    floatOutput: true,
+    floatOutput: (next) => next !== 'Relu' && next !== 'Clip',
     guard: 'axis',
     kernel: { op: 'QGemm', domain: 'com.microsoft' },
     refuses: (node, context) => {
@@ -95,7 +98,8 @@ export const OPERATORS: Readonly<Record<string, OperatorRow>> = {
     activations: 'all',
     weight: { input: 1, axis: (_, weight) => (weight.dims.length === 2 ? 1 : null), reduce: () => [0] },
     folds: true,
-    floatOutput: true,
+    // The sum with anything makes it a Gemm, which has one bias.
+    floatOutput: (next, hasBias) => next !== 'Relu' && next !== 'Clip' && (next !== 'Add' || hasBias),
     guard: 'axis',
     kernel: { op: 'QLinearMatMul', domain: '' },
     refuses: (node, context) => (context.constant(node.inputs[0]!) ? 'the first input is a constant' : null),

@@ -4,6 +4,7 @@ import { type Attribute, captures, graphAttr, intAttr, intsAttr } from '../../..
 import { DataType, type Model, type Node, type Tensor } from '../../../../src/onnx/model.ts';
 import { intData, tensorBytes } from '../../../../src/onnx/tensor.ts';
 import { serializeModel } from '../../../../src/onnx/writer.ts';
+import { integerUnits } from '../../../../src/quant/gate/kernels.ts';
 import { asFloats, ints, modelOf, node, type Shape, scalar, sqnr, weight } from '../prepare/graphs.ts';
 import { type Feeds, profiled, type Quantized, type QuantizeOptions, quantize, randomFeeds } from './quantize.ts';
 
@@ -148,6 +149,46 @@ describe('outputs of the graph', () => {
     );
     const { qdq } = await check(model);
     expect(qdq.kernels).toContain('QLinearMatMul');
+  });
+});
+
+describe('a product with a float output keeps its integer kernel, whatever reads it', () => {
+  const products: [string, Node[], number[]][] = [
+    ['Gemm', [op('Gemm', ['x', 'w', 'b'], 'h')], [4, 24]],
+    ['MatMul', [op('MatMul', ['x', 'w'], 'h')], [4, 24]],
+    ['MatMul 3-D', [op('MatMul', ['x', 'w'], 'h')], [2, 4, 24]],
+    ['MatMul + bias', [op('MatMul', ['x', 'w'], 'g'), op('Add', ['g', 'b'], 'h')], [4, 24]],
+    ['MatMul + bias 3-D', [op('MatMul', ['x', 'w'], 'g'), op('Add', ['g', 'b'], 'h')], [2, 4, 24]],
+    ['MatMul of two activations', [op('MatMul', ['x', 'z'], 'h')], [4, 24]],
+  ];
+  const after: [string, string[]][] = [
+    ['Relu', []],
+    ['Clip', ['one', 'two']],
+    ['Clip', ['zero', 'two']],
+    ['LeakyRelu', []],
+    ['Sigmoid', []],
+    ['Tanh', []],
+    ['Softmax', []],
+    ['Add', ['x']],
+    ['Mul', ['two']],
+    ['Div', ['two']],
+  ];
+  it.each(products)('%s', async (_, product, dims) => {
+    for (const [opType, others] of after) {
+      const next = op(opType, ['h', ...others], 'r');
+      const model = modelOf(
+        [...product, next, op('Neg', ['r'], 'y')],
+        { x: dims, z: [24, 24] },
+        ['y'],
+        [weight('w', [24, 24]), weight('b', [24]), scalar('zero', 0), scalar('one', 1), scalar('two', 2)],
+      );
+      const feeds = randomFeeds(model, 1);
+      const q = await quantize(model, { feeds, float: (unit) => unit.name === next.name });
+      for (const format of ['qdq', 'qoperator'] as const) {
+        const { nodes } = await profiled(q[format], feeds);
+        expect(integerUnits(q.quantization, nodes), `${opType} ${format}`).toEqual([product[0]!.name]);
+      }
+    }
   });
 });
 
