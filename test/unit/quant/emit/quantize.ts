@@ -90,7 +90,7 @@ export interface Quantized {
   qoperator: Model;
 }
 
-/** Everything of `model` that may run in integers does, but what `float` keeps; ranges are minima and maxima. */
+/** Everything of `model` that may run in integers does, but what `float` keeps; ranges are minima and maxima, weights have 7 bits. */
 export async function quantize(model: Model, options: QuantizeOptions = {}): Promise<Quantized> {
   const types = options.types ?? inferShapes(model, options.inputShapes);
   const units = buildUnits(model, new GraphView(model.graph), types);
@@ -106,6 +106,10 @@ export async function quantize(model: Model, options: QuantizeOptions = {}): Pro
   );
   const recipe = resolveRecipe({ method: 'static', ...options.recipe });
   const quantized = new Set(units.filter((u) => !forbidden(u, recipe, observations) && !options.float?.(u)).map((u) => u.id));
+  // 7 bits everywhere: the sums are then exact on every processor, and the same test holds with VNNI and without.
+  const narrow = new Map(
+    units.filter((u) => u.weight).map((u) => [u.id, new Set(Array.from({ length: Math.max(...u.weight!.dims) }, (_, c) => c))]),
+  );
   const quantization = quantizationFor({
     units,
     quantized,
@@ -113,7 +117,7 @@ export async function quantize(model: Model, options: QuantizeOptions = {}): Pro
     recipe,
     profile: options.profile ?? profile,
     constant: (name) => model.graph.initializers.get(name),
-    ...(options.sevenBits && { sevenBits: options.sevenBits }),
+    sevenBits: options.sevenBits ?? narrow,
     ...(options.corrections && { corrections: options.corrections }),
   });
   const written = (format: 'qdq' | 'qoperator') => emit(model, quantization, format);
