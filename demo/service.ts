@@ -16,7 +16,7 @@ export const ROOT = (() => {
 })();
 
 /** A TCP port of 127.0.0.1 that nothing listens on now. */
-async function freePort(): Promise<number> {
+export async function freePort(): Promise<number> {
   const server = createServer().listen(0, '127.0.0.1');
   await once(server, 'listening');
   const { port } = server.address() as { port: number };

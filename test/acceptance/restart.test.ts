@@ -79,7 +79,7 @@ async function running(id: string): Promise<void> {
     (job) => job.status !== 'queued',
     60_000,
   );
-  await sleep(((next() + 1) / 2) * 1500);
+  await sleep(((next() + 1) / 2) * 4000);
 }
 /** The job ended once and well; its result is whole. */
 async function sound(id: string): Promise<void> {
