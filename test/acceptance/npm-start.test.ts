@@ -34,11 +34,11 @@ it('npm start serves, and ends with 0 on SIGTERM', { timeout: 180_000 }, async (
     });
   const ended = once(child, 'exit');
   try {
-    const answers = () =>
-      fetch(`http://127.0.0.1:${port}/readyz`).then(
-        async (response) => (await response.arrayBuffer(), response.status),
-        () => 0,
-      );
+    const answers = async () => {
+      const response = await fetch(`http://127.0.0.1:${port}/readyz`).catch(() => null);
+      await response?.arrayBuffer();
+      return response?.status ?? 0;
+    };
     while ((await answers()) !== 200 && child.exitCode === null) await sleep(200);
     // Without HALFTONE_API_KEY the first key is made and printed, once.
     const keys = output.match(/\bhft_[0-9A-Za-z]{49}\b/g) ?? [];
