@@ -24,10 +24,16 @@ export interface DeviceProfile extends Allowed {
   /** Peak resident memory that a model may take on the device; null = no limit. */
   memoryLimitBytes: number | null;
   highestOpset: number;
+  /** Whether float16 models may be made for it. */
   float16: boolean;
   /** Labels that a worker must carry (WORKER_LABELS) to measure this profile; empty = any worker. */
   workers: string[];
   /** Free dimensions of a model without data: name → size. */
   shapes: Record<string, number>;
   machine: Machine | null;
+}
+
+/** Whether ONNX Runtime computes in float16 on this machine: elsewhere it puts a Cast around each operator (runtime.md, 6), and storing weights in float16 is the faster form. */
+export function hasFloat16Kernels(machine: Machine): boolean {
+  return machine.architecture === 'arm64' && machine.instructionSets.includes('asimdhp');
 }

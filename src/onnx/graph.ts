@@ -403,7 +403,7 @@ export function cloneModel(model: Model): Model {
   };
 }
 
-function cloneGraph(graph: Graph): Graph {
+export function cloneGraph(graph: Graph): Graph {
   return {
     ...graph,
     nodes: graph.nodes.map(cloneNode),

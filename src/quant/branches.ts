@@ -1,5 +1,5 @@
 import type { Runner, TensorValue } from '../domain/runner.ts';
-import { attrGraph, cloneModel, cloneNode, GraphView, graphAttr, makeNode, NamePool, subgraphsOf } from '../onnx/graph.ts';
+import { attrGraph, cloneGraph, cloneModel, cloneNode, GraphView, graphAttr, makeNode, NamePool, subgraphsOf } from '../onnx/graph.ts';
 import type { Graph, Model, Node } from '../onnx/model.ts';
 import { openModel } from './session.ts';
 
@@ -63,10 +63,9 @@ export async function takenBranch(
     wrap: (quantized) => {
       const whole = cloneModel(quantized);
       const outputs = quantized.graph.outputs;
-      const inputs = new Set(quantized.graph.inputs.map((i) => i.name));
-      const branch = (graph: Graph, prefix: string): Graph => asBranch(graph, prefix, inputs);
-      const pool = new NamePool(chooser.graph);
-      const [shown, unseen] = [branch(quantized.graph, 'taken/'), branch(other.graph, 'other/')];
+      const pool = new NamePool(chooser.graph, { ...chooser.graph, outputs });
+      const around: Graph = { ...chooser.graph, inputs: quantized.graph.inputs, outputs };
+      const [shown, unseen] = [asBranch(quantized.graph, around), asBranch(other.graph, around)];
       const node = makeNode(
         'If',
         [condition],
@@ -92,41 +91,58 @@ export async function takenBranch(
 function inline(model: Model, which: boolean): Model {
   const copy = cloneModel(model);
   const graph = copy.graph;
-  const pool = new NamePool(graph);
   const at = graph.nodes.findIndex((n) => n.opType === 'If' && n.domain === '');
-  const node = graph.nodes[at]!;
-  const branch = attrGraph(node, which ? 'then_branch' : 'else_branch')!;
-  const renamed = new Map<string, string>();
-  const inner = (value: string) => renamed.get(value) ?? value;
-  for (const tensor of branch.initializers.values()) {
-    const name = pool.fresh(tensor.name);
-    renamed.set(tensor.name, name);
-    graph.initializers.set(name, { ...tensor, name });
-  }
-  for (const n of branch.nodes) for (const output of n.outputs) if (output) renamed.set(output, pool.fresh(output));
-  const nodes: Node[] = branch.nodes.map((n) => {
-    const c = cloneNode(n);
-    return { ...c, inputs: c.inputs.map(inner), outputs: c.outputs.map((o) => (o ? inner(o) : o)) };
-  });
+  const [node] = graph.nodes.splice(at, 1) as [Node];
+  const branch = withFreshNames(attrGraph(node, which ? 'then_branch' : 'else_branch')!, new NamePool(graph));
+  for (const [name, tensor] of branch.initializers) graph.initializers.set(name, tensor);
+  const pool = new NamePool(graph, branch);
+  const nodes = [...branch.nodes];
   node.outputs.forEach((output, i) => {
-    if (output) nodes.push(makeNode('Identity', [inner(branch.outputs[i]!.name)], [output], { name: pool.fresh(`${output}_branch`) }));
+    if (output) nodes.push(makeNode('Identity', [branch.outputs[i]!.name], [output], { name: pool.fresh(`${output}_branch`) }));
   });
-  graph.nodes.splice(at, 1, ...nodes);
+  graph.nodes.splice(at, 0, ...nodes);
   new GraphView(graph).removeDead();
   return copy;
 }
 
-/** A whole graph as an If's branch: its inputs are captured from outside, everything else is renamed so as to hide nothing. */
-function asBranch(graph: Graph, prefix: string, outside: ReadonlySet<string>): Graph {
-  const name = (value: string) => (value === '' || outside.has(value) ? value : prefix + value);
-  const initializers = new Map([...graph.initializers.values()].map((t) => [name(t.name), { ...t, name: name(t.name) }]));
-  return {
-    ...graph,
-    name: `${prefix}graph`,
-    inputs: [],
-    initializers,
-    nodes: graph.nodes.map((n) => ({ ...cloneNode(n), inputs: n.inputs.map(name), outputs: n.outputs.map(name) })),
-    outputs: graph.outputs.map((o) => ({ ...o, name: name(o.name) })),
-    valueInfo: new Map(),
+/** A whole graph as an If's branch: its inputs are captured from outside, everything that it makes has a name that is free there. */
+function asBranch(graph: Graph, outside: Graph): Graph {
+  const captured = new Set(graph.inputs.map((input) => input.name));
+  const branch = withFreshNames({ ...cloneGraph(graph), inputs: [] }, new NamePool(outside), captured);
+  // A branch gives what it computes: an output that is an input or a constant passes through a node.
+  const made = new Set(branch.nodes.flatMap((n) => n.outputs));
+  const pool = new NamePool(outside, branch);
+  branch.outputs = branch.outputs.map((output) => {
+    if (made.has(output.name)) return output;
+    const name = pool.fresh(`${output.name}_branch`);
+    branch.nodes.push(makeNode('Identity', [output.name], [name], { name }));
+    return { ...output, name };
+  });
+  return { ...branch, valueInfo: new Map() };
+}
+
+/** The graph with those values that it makes renamed whose names are taken in `pool`, also where graphs inside it use them. */
+function withFreshNames(original: Graph, pool: NamePool, keep: ReadonlySet<string> = new Set()): Graph {
+  const graph = cloneGraph(original);
+  const view = new GraphView(graph);
+  const rename = (from: string): string => {
+    if (!from || keep.has(from) || !pool.has(from)) return from;
+    const to = pool.fresh(from);
+    view.replaceUses(from, to);
+    for (const output of graph.outputs) if (output.name === from) output.name = to;
+    return to;
   };
+  for (const tensor of [...graph.initializers.values()]) {
+    const name = rename(tensor.name);
+    if (name === tensor.name) continue;
+    graph.initializers.delete(tensor.name);
+    graph.initializers.set(name, { ...tensor, name });
+  }
+  for (const node of graph.nodes) {
+    node.outputs.forEach((output, i) => {
+      const name = rename(output);
+      if (name !== output) view.setOutput(node, i, name);
+    });
+  }
+  return graph;
 }

@@ -2,7 +2,7 @@ import { createHash } from 'node:crypto';
 import { join } from 'node:path';
 import { HalftoneError } from '../domain/errors.ts';
 import type { Benchmark, Evaluation, JobResult, KernelReport, Stage, StageRun, VariantResult } from '../domain/job.ts';
-import type { DeviceProfile, Machine } from '../domain/profile.ts';
+import { type DeviceProfile, hasFloat16Kernels, type Machine } from '../domain/profile.ts';
 import { type Recipe, type ResolvedRecipe, resolveRecipe } from '../domain/recipe.ts';
 import { checkRecipe } from '../domain/recipe-check.ts';
 import type { Runner, Session, TensorValue } from '../domain/runner.ts';
@@ -288,7 +288,7 @@ class TaskRun {
     }
     const made = await this.#stage('transform', index, async () =>
       toFloat16(prepared.model, {
-        compute: this.#task.deviceProfiles[0]!.float16 ? 'float16' : 'float32',
+        compute: hasFloat16Kernels(this.#machine) ? 'float16' : 'float32',
         ...(basis && { ranges: new Map([...basis.basis.observations].map(([name, s]) => [name, { min: s.min, max: s.max }])) }),
       }),
     );
