@@ -10,34 +10,43 @@ import { classifier, IMAGE, images } from './support/models.ts';
 
 /** An embedded PostgreSQL takes some 100 MB of it. */
 const SIZE_MB = 320;
-const folder = mkdtempSync(join(tmpdir(), 'halftone-disk-'));
-const mounted = (() => {
+const mount = (at: string): unknown =>
+  execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${SIZE_MB}m,mode=755`, 'tmpfs', at], { stdio: 'ignore' });
+const unmount = (at: string): unknown => execFileSync('umount', ['-l', at]);
+
+/** Tried and undone at once: hooks do not run where every test of a file is left out. */
+const mountable = (() => {
+  // On an S3 server it is that server's disk.
+  if (process.env.S3_ENDPOINT) return false;
+  const folder = mkdtempSync(join(tmpdir(), 'halftone-disk-'));
   try {
-    execFileSync('mount', ['-t', 'tmpfs', '-o', `size=${SIZE_MB}m,mode=755`, 'tmpfs', folder], { stdio: 'ignore' });
+    mount(folder);
+    unmount(folder);
     return true;
   } catch {
     console.warn('full-disk.test.ts: this user cannot mount a small file system; the full disk is not tried');
     return false;
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
   }
 })();
 
-/** On an S3 server it is that server's disk. */
-const tried = mounted && !process.env.S3_ENDPOINT;
-
+let folder: string;
 let harness: Harness;
 beforeAll(async () => {
-  if (!tried) return;
+  folder = mkdtempSync(join(tmpdir(), 'halftone-disk-'));
+  mount(folder);
   mkdirSync(join(folder, 'data'));
   harness = await start({}, { dataDir: join(folder, 'data') });
 }, 180_000);
 afterAll(async () => {
   await harness?.close();
-  if (mounted) execFileSync('umount', ['-l', folder]);
+  unmount(folder);
   rmSync(folder, { recursive: true, force: true });
 });
 
 describe('a full disk', () => {
-  it.runIf(tried)('refuses the upload with 507, keeps nothing of it, and serves on', async () => {
+  it.runIf(mountable)('refuses the upload with 507, keeps nothing of it, and serves on', async () => {
     async function* endless(): AsyncGenerator<Buffer> {
       // As a model begins: the reader must not be the one that refuses it.
       yield classifier();
