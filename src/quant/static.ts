@@ -287,20 +287,24 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       if (next.noise < best.noise) best = next;
       context.signal?.throwIfAborted();
     }
-    const moments = await secondMoments(
-      context.runner,
-      prepared,
-      units.filter((u) => planned.has(u.id)),
-      basis.moreFeeds,
-      {
-        workDir: context.workDir,
-        threads: context.threads,
-        seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * runMs * basis.runs) / 1000),
-        ...(context.signal && { signal: context.signal }),
-      },
-    );
+    // A range rule asked for by name is a plain min-max (or other) job: rounding to nearest, in the time of one pass.
+    const compensates = rule === 'auto' && recipe.weights.type === 'int8' && recipe.weights.symmetric;
+    const moments = !compensates
+      ? new Map<number, Float64Array>()
+      : await secondMoments(
+          context.runner,
+          prepared,
+          units.filter((u) => planned.has(u.id)),
+          basis.moreFeeds,
+          {
+            workDir: context.workDir,
+            threads: context.threads,
+            seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * runMs * basis.runs) / 1000),
+            ...(context.signal && { signal: context.signal }),
+          },
+        );
     let compensation: number | null = null;
-    if (moments.size && recipe.weights.type === 'int8' && recipe.weights.symmetric) {
+    if (moments.size) {
       const compensated = await judge(quantized, { ...best.choice, moments });
       compensation = decibels(compensated.noise) - decibels(best.noise);
       if (compensated.noise < best.noise) best = compensated;
@@ -381,7 +385,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     if (stored.saved < LEAST_SAVING * stored.bytes) return plain;
     const noise = await noiseIn(stored.model);
     const [before, after] = [decibels(transformed.noise), decibels(noise)];
-    const kept = after >= Math.min(before - 0.5, context.targetDb + 3);
+    const kept = after >= Math.min(before - 0.5, Number.isFinite(context.targetDb) ? context.targetDb + 3 : Number.POSITIVE_INFINITY);
     notes.push(
       `weights of layers left in float, stored as int8 and made float32 when the model is loaded (${(stored.saved / 1e6).toFixed(2)} MB less): ${kept ? 'kept' : 'not kept'}, ${before.toFixed(1)} → ${after.toFixed(1)} dB ${where}`,
     );

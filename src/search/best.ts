@@ -28,10 +28,12 @@ export function qualityProblem(evaluation: Evaluation, constraint: Constraint): 
 }
 
 /**
- * The fastest variant on the target profile that is no slower than float and good enough; null = the float model itself.
- * "No slower" is meant of the measured ratio: a variant whose interval reaches over 1 from below counts as slower only when
- * its value does.
+ * What a variant with kernels of its own must gain before it counts as no slower: the same two files, timed by another
+ * program on another day, differ by so much. A variant that runs the float model's own kernels needs no margin.
  */
+const MARGIN = 1.02;
+
+/** The fastest variant on the target profile that is no slower than float and good enough; null = the float model itself. */
 export function chooseBest(variants: VariantResult[], target: string, constraint: Constraint): { best: number | null; reason: string } {
   const reasons: string[] = [];
   let best: { index: number; speedup: number } | null = null;
@@ -48,7 +50,10 @@ export function chooseBest(variants: VariantResult[], target: string, constraint
       if (problem) reasons.push(`${label}: ${problem}`);
       else if (limit !== null && benchmark.peakRssBytes > limit)
         reasons.push(`${label}: it takes ${benchmark.peakRssBytes} bytes of memory, and ${target} has ${limit}`);
-      else if (!(value >= 1)) reasons.push(`${label}: it runs at ${value.toFixed(2)} of the float model's speed on ${target}`);
+      else if (!(value >= (variant.kernels?.quantized.length ? MARGIN : 1)))
+        reasons.push(
+          `${label}: it runs at ${value.toFixed(2)} of the float model's speed on ${target}, which is slower or within what two measurements differ by`,
+        );
       else if (!best || value > best.speedup) best = { index: variant.index, speedup: value };
     }
   }

@@ -270,7 +270,11 @@ class TaskRun {
           'calibration-missing',
           'a static recipe takes its activation ranges from calibration data, and the job names none',
         );
-      const made = await quantizeStatic(basis.basis, recipe, basis.context(index, targetDb));
+      const made = await quantizeStatic(
+        basis.basis,
+        recipe,
+        basis.context(index, targetDb ?? (recipe.activations.calibration === 'auto' ? undefined : Number.NEGATIVE_INFINITY)),
+      );
       return {
         model: basis.branch ? basis.branch.wrap(made.model) : made.model,
         leftInFloat: made.leftInFloat,

@@ -124,4 +124,14 @@ describe('chooseBest', () => {
       }),
     );
   });
+
+  it("asks for a margin where other kernels run, and for none where the float model's own do", () => {
+    const kernels = (quantized: string[]) => ({ ran: {}, quantized, leftInFloat: [], notes: [] });
+    const pick = (speedup: number, quantized: string[]) =>
+      chooseBest([variant(0, speedup, { kernels: kernels(quantized) })], 'host', { maxAccuracyDrop: 0.01 }).best;
+    expect(pick(1.01, ['conv'])).toBeNull();
+    expect(pick(1.02, ['conv'])).toBe(0);
+    expect(pick(1, [])).toBe(0);
+    expect(pick(0.999, [])).toBeNull();
+  });
 });
