@@ -71,6 +71,11 @@ export const ERRORS = {
     'Check it in ONNX Runtime with the same data; the detail has the runtime’s words.',
   ),
   'model-not-finite': entry(422, 'The float model gives NaN or Inf on this data', 'Check the data’s preprocessing and the model.'),
+  'model-input': entry(
+    422,
+    'An input of the model cannot be fed',
+    'Inputs must be tensors of numbers; leave what turns texts into numbers out of the model.',
+  ),
   'model-deleted': entry(422, 'The model was deleted', 'Upload it again.'),
   // the data
   'not-npz': entry(422, 'The file is not an .npz', 'Save the arrays with numpy.savez.'),

@@ -132,7 +132,7 @@ export interface Npz {
 /**
  * Opens an .npz for reading rows. Arrays that are stored in C order are read where they lie; deflated ones and those in
  * Fortran order are written once, streamed, into a file in `workDir`.
- * @throws as readNpzHeaders; storage-full where `workDir` has no room
+ * @throws as readNpzHeaders; dataset-corrupt where a checksum does not match; storage-full where `workDir` has no room
  */
 export async function openNpz(path: string, workDir: string, limits: NpzLimits = DEFAULT_LIMITS): Promise<Npz> {
   const file = await open(path, 'r');
@@ -166,7 +166,8 @@ export async function openNpz(path: string, workDir: string, limits: NpzLimits =
     for (const { header, entry } of await readHeaders(file, limits)) {
       let fd = plain;
       let offset = entry.dataOffset + header.headerBytes;
-      if (header.compressed) {
+      if (!header.compressed) await checkStored(file, entry);
+      else {
         fd = await stage('inflated', (out) => inflate(file, entry, out));
         offset = header.headerBytes;
       }
@@ -187,6 +188,19 @@ export async function openNpz(path: string, workDir: string, limits: NpzLimits =
   }
 }
 
+const checksumWrong = (entry: ZipEntry) =>
+  new HalftoneError('dataset-corrupt', `the checksum of ${JSON.stringify(entry.name.slice(0, 200))} does not match`);
+
+/**
+ * Checks the CRC of an entry that is read where it lies: one more read of the file, some 0.3 s a gigabyte. Without it a
+ * flipped bit on the way here calibrates the model, and nobody learns of it.
+ */
+async function checkStored(file: FileHandle, entry: ZipEntry): Promise<void> {
+  let crc = 0;
+  for await (const chunk of zipContent(file, entry)) crc = crc32(chunk, crc);
+  if (crc !== entry.crc32) throw checksumWrong(entry);
+}
+
 /** Streams an entry into a file and checks its CRC on the way. */
 async function inflate(file: FileHandle, entry: ZipEntry, out: FileHandle): Promise<void> {
   let crc = 0;
@@ -194,8 +208,7 @@ async function inflate(file: FileHandle, entry: ZipEntry, out: FileHandle): Prom
     crc = crc32(chunk, crc);
     for (let done = 0; done < chunk.length; ) done += (await out.write(chunk, done)).bytesWritten;
   }
-  if (crc !== entry.crc32)
-    throw new HalftoneError('dataset-corrupt', `the checksum of ${JSON.stringify(entry.name.slice(0, 200))} does not match`);
+  if (crc !== entry.crc32) throw checksumWrong(entry);
 }
 
 /**

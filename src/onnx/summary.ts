@@ -21,7 +21,7 @@ export interface ModelSummary {
   irVersion: number;
   /** Name and version of what wrote the file; '' where it does not say. */
   producer: string;
-  /** Elements of float initializers and constants, subgraphs' too. */
+  /** Elements of float and narrow integer initializers and constants, subgraphs' too. */
   parameters: number;
   /** What a caller feeds; initializers that are listed as inputs are not among them. */
   inputs: ValueSummary[];
@@ -79,14 +79,25 @@ function summarizeValue({ name, type }: ValueInfo): ValueSummary {
   return { name, type: type ? dataTypeName(type.elemType) : 'other', shape: type?.shape ? [...type.shape] : null };
 }
 
+const NARROW: ReadonlySet<DataType> = new Set([
+  DataType.INT8,
+  DataType.UINT8,
+  DataType.INT4,
+  DataType.UINT4,
+  DataType.INT2,
+  DataType.UINT2,
+]);
+/** Types that weights have: floats, and the narrow integers of quantized models. Wider ones are shapes, axes and indices. */
+const isWeightType = (type: DataType) => isFloatType(type) || NARROW.has(type);
+
 function countParameters(outermost: Graph): number {
   let count = 0;
   for (const graph of allGraphs(outermost)) {
-    for (const tensor of graph.initializers.values()) if (isFloatType(tensor.dataType)) count += elementCount(tensor.dims);
+    for (const tensor of graph.initializers.values()) if (isWeightType(tensor.dataType)) count += elementCount(tensor.dims);
     for (const node of graph.nodes) {
       if (node.opType !== 'Constant' || node.domain !== '') continue;
       const tensor = constantTensor(node);
-      if (tensor && isFloatType(tensor.dataType)) count += elementCount(tensor.dims);
+      if (tensor && isWeightType(tensor.dataType)) count += elementCount(tensor.dims);
     }
   }
   return count;

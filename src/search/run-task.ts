@@ -293,6 +293,7 @@ class TaskRun {
     const made = await this.#stage('transform', index, async () =>
       toFloat16(prepared.model, {
         compute: hasFloat16Kernels(this.#machine) ? 'float16' : 'float32',
+        exclude: recipe.exclude,
         ...(basis && { ranges: new Map([...basis.basis.observations].map(([name, s]) => [name, { min: s.min, max: s.max }])) }),
       }),
     );

@@ -108,6 +108,8 @@ export class JobService {
       }
     });
     const inputs = modelInputs(description);
+    const unfed = inputs.find(({ type }) => type === 'other');
+    if (unfed) throw at('/model', 'model-input', `Input '${unfed.name}' is no tensor of numbers, which is all that an .npz can hold.`);
     if (calibration) checkDataset(descriptionOf(calibration), inputs, '/calibration');
     if (evaluation) checkDataset(descriptionOf(evaluation), inputs, '/evaluation');
     const metric: Metric | null = typeof input.metric === 'string' ? { name: input.metric } : (input.metric ?? null);

@@ -4,7 +4,7 @@ import type { LayerNote } from '../../domain/job.ts';
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { cloneModel, NamePool } from '../../onnx/graph.ts';
 import { DataType, type Model, type Node, type TensorType } from '../../onnx/model.ts';
-import { matchesPattern } from '../plan/plan.ts';
+import { isExcluded } from '../plan/plan.ts';
 import { dynamicLstm, lstmObstacle } from './lstm.ts';
 import { dynamicMatMul, dynamicProduct, type SharedInputs, type SharedWeights } from './matmul.ts';
 import { eachScope, removeDeadEverywhere, type Scope } from './scope.ts';
@@ -70,7 +70,7 @@ export function quantizeDynamic(model: Model, recipe: ResolvedRecipe, context: D
   const leftInFloat: LayerNote[] = [];
   const notes: string[] = [];
   const avoidSaturation = context.avoidSaturation ?? false;
-  const excluded = (node: Node) => isExcluded(node, recipe);
+  const excluded = (node: Node) => isExcluded(recipe, node.name, node.opType);
 
   const weights: SharedWeights = new Map();
   eachScope(copy.graph, names, (scope) => {
@@ -108,16 +108,14 @@ export function quantizeDynamic(model: Model, recipe: ResolvedRecipe, context: D
   }
   if (quantized.length === 0 && stored === 0) {
     const operators = [...new Set(model.graph.nodes.map((node) => node.opType))].slice(0, 12).join(', ');
-    throw new HalftoneError('nothing-to-quantize', `no layer with weights worth storing as integers is left; the model has ${operators}`);
+    throw new HalftoneError(
+      'nothing-to-quantize',
+      `no layer with weights worth storing as integers is left; the model has ${operators || 'no operators'}`,
+    );
   }
   if (quantized.length === 0)
     notes.push('no layer of this model is faster with dynamic quantization on this processor: the result is smaller, not faster');
   return { model: copy, quantized, leftInFloat, notes };
-}
-
-function isExcluded(node: Node, recipe: ResolvedRecipe): boolean {
-  const { names, patterns, operators } = recipe.exclude;
-  return names.includes(node.name) || operators.includes(node.opType) || patterns.some((pattern) => matchesPattern(pattern, node.name));
 }
 
 /** Why a layer stays in float; null where it is to run in integers. */

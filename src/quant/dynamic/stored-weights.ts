@@ -2,6 +2,7 @@ import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { attrInt, cloneModel, floatScalar, intAttr, makeNode, NamePool } from '../../onnx/graph.ts';
 import { DataType, type Graph, type Model, type Node, type Tensor } from '../../onnx/model.ts';
 import { byteLengthOf, elementCount, floatData, floatTensor, makeTensor } from '../../onnx/tensor.ts';
+import { isExcluded } from '../plan/plan.ts';
 import { along, roundWeight, weightScales } from '../transform/weights.ts';
 import { balancedRound } from './balanced-rounding.ts';
 import { eachScope, removeDeadEverywhere, type Scope, usesIn } from './scope.ts';
@@ -100,13 +101,15 @@ export function storeAsInt8(weight: StoredWeight, recipe: ResolvedRecipe): numbe
   return saved;
 }
 
-/** A copy of a model with the weights that it holds in float32 stored as int8; `bytes`: of all its tensors before. */
+/** A copy of a model with the weights that it holds in float32 stored as int8, but those that the recipe excludes; `bytes`: of all its tensors before. */
 export function storeFloatWeights(model: Model, recipe: ResolvedRecipe): { model: Model; saved: number; bytes: number } {
   const copy = cloneModel(model);
   let bytes = 0;
   for (const tensor of copy.graph.initializers.values()) bytes += byteLengthOf(tensor.dataType, elementCount(tensor.dims));
   let saved = 0;
-  for (const weight of storableWeights(copy.graph, new NamePool(copy.graph))) saved += storeAsInt8(weight, recipe);
+  for (const weight of storableWeights(copy.graph, new NamePool(copy.graph))) {
+    if (!weight.users.some((user) => isExcluded(recipe, user.name, user.opType))) saved += storeAsInt8(weight, recipe);
+  }
   removeDeadEverywhere(copy.graph);
   return { model: copy, saved, bytes };
 }

@@ -38,12 +38,13 @@ const ALWAYS_FLOAT: Record<string, number[]> = { Resize: [1, 2] };
  * at its edges.
  * 1. A node computes in float16 where its operator may (the list above), where all its float values are known, observed
  *    within half of ±65 504, and where no constant of its overflows or underflows.
- * 2. Every other node keeps float32, with casts where it meets float16 values; so do nodes with subgraphs and what those capture.
+ * 2. Every other node, and what the recipe excludes, keeps float32, with casts where it meets float16 values; so do nodes with subgraphs and what those capture.
  * 3. Constants that only float16 nodes use are stored in float16.
  */
 export function computeInFloat16(
   model: Model,
   ranges: ReadonlyMap<string, { min: number; max: number }>,
+  excluded: (node: Node) => boolean = () => false,
 ): { model: Model; converted: string[]; leftInFloat: LayerNote[]; flushed: number } {
   const copy = cloneModel(model);
   const view = new GraphView(copy.graph);
@@ -66,7 +67,7 @@ export function computeInFloat16(
 
   const half = new Set<Node>();
   for (const node of copy.graph.nodes) {
-    const obstacle = obstacleTo(node, types, ranges, constantOf);
+    const obstacle = excluded(node) ? { reason: 'excluded-by-recipe' } : obstacleTo(node, types, ranges, constantOf);
     if (obstacle === null) half.add(node);
     else if ([...node.inputs, ...node.outputs].some(isFloat)) leftInFloat.push({ node: node.name, operator: node.opType, ...obstacle });
   }

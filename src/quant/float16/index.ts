@@ -1,7 +1,9 @@
 /** The method `float16`. */
 import { HalftoneError } from '../../domain/errors.ts';
 import type { LayerNote } from '../../domain/job.ts';
-import type { Model } from '../../onnx/model.ts';
+import type { ResolvedRecipe } from '../../domain/recipe.ts';
+import type { Model, Node } from '../../onnx/model.ts';
+import { isExcluded } from '../plan/plan.ts';
 import { computeInFloat16 } from './graph.ts';
 import { storeAsFloat16 } from './stored.ts';
 
@@ -10,6 +12,8 @@ export interface Float16Context {
   compute: 'float16' | 'float32';
   /** Observed ranges of values, where there are any. */
   ranges?: ReadonlyMap<string, { min: number; max: number }>;
+  /** Layers that keep float32. */
+  exclude?: ResolvedRecipe['exclude'];
 }
 
 /**
@@ -20,11 +24,17 @@ export function toFloat16(
   model: Model,
   context: Float16Context,
 ): { model: Model; converted: string[]; leftInFloat: LayerNote[]; notes: string[] } {
-  const made = context.compute === 'float16' ? computeInFloat16(model, context.ranges ?? new Map()) : storeAsFloat16(model);
+  const { exclude } = context;
+  const excluded = (node: Node) => exclude !== undefined && isExcluded({ exclude }, node.name, node.opType);
+  const made =
+    context.compute === 'float16' ? computeInFloat16(model, context.ranges ?? new Map(), excluded) : storeAsFloat16(model, excluded);
   if (made.converted.length === 0) {
-    const kept = made.leftInFloat.length > 0 ? `; ${made.leftInFloat.length} layers don't fit it` : '';
+    const kept = made.leftInFloat.length > 0 ? `; ${made.leftInFloat.length} layers stay in float32` : '';
     const operators = [...new Set(model.graph.nodes.map((node) => node.opType))].slice(0, 12).join(', ');
-    throw new HalftoneError('nothing-to-quantize', `the model has no float32 weights to store in float16${kept}; it has ${operators}`);
+    throw new HalftoneError(
+      'nothing-to-quantize',
+      `the model has no float32 weights to store in float16${kept}; it has ${operators || 'no operators'}`,
+    );
   }
   const notes = [
     context.compute === 'float16'

@@ -25,6 +25,15 @@ export function matchesPattern(pattern: string, name: string): boolean {
   return at <= name.length - parts.at(-1)!.length;
 }
 
+/** Whether a recipe keeps a layer out, whatever its method: its node keeps float32 arithmetic and float32 weights. */
+export function isExcluded({ exclude }: Pick<ResolvedRecipe, 'exclude'>, name: string, operator: string): boolean {
+  return (
+    exclude.names.includes(name) ||
+    exclude.operators.includes(operator) ||
+    exclude.patterns.some((pattern) => matchesPattern(pattern, name))
+  );
+}
+
 /** Why a unit may not run in integers, whatever it costs; null = it may. */
 export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Observations): LayerNote | null {
   const note = (reason: string, detail?: string): LayerNote => ({
@@ -34,9 +43,7 @@ export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Obse
     ...(detail && { detail }),
   });
   if (!unit.row) return note(unit.reason === 'no-integer-kernel' ? 'no-integer-kernel' : 'kernel-condition', unit.reason ?? undefined);
-  const { names, patterns, operators } = recipe.exclude;
-  if (names.includes(unit.name) || operators.includes(unit.operator) || patterns.some((p) => matchesPattern(p, unit.name)))
-    return note('excluded-by-recipe');
+  if (isExcluded(recipe, unit.name, unit.operator)) return note('excluded-by-recipe');
   for (const value of [...unit.inputs.map((i) => unit.nodes[0]!.inputs[i]!), ...unit.outputs.filter(Boolean)]) {
     const s = observations.get(value);
     if (!s) return note('not-observed', `${value} is not a float tensor that could be observed`);

@@ -280,8 +280,9 @@ describe('generateFeeds', () => {
     expect(generateFeeds([input('x', ['N', 4], 'float16')], { N: 3 }, 1).x).toMatchObject({ dims: [3, 4], type: 'float16' });
   });
 
-  it('refuses what is no tensor of numbers as a bug, not as a user’s error', () => {
-    expect(() => generateFeeds([{ name: 's', type: 'other', dims: [1] }], {}, 1)).toThrow(TypeError);
-    expect(() => generateFeeds([{ name: 's', type: 'other', dims: [1] }], {}, 1)).not.toThrow(HalftoneError);
+  it('refuses what is no tensor of numbers, and what is too large to make up', () => {
+    expect(() => generateFeeds([{ name: 's', type: 'other', dims: [1] }], {}, 1)).toThrow(/no tensor of numbers/);
+    expect(() => generateFeeds([input('x', [1_000_000, 1_000_000])], {}, 1)).toThrow(/too much to make up/);
+    expect(() => generateFeeds([{ name: 's', type: 'other', dims: [1] }], {}, 1)).toThrow(HalftoneError);
   });
 });

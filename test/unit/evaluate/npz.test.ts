@@ -14,6 +14,7 @@ import {
 } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { crc32 } from 'node:zlib';
 import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { HalftoneError } from '../../../src/domain/errors.ts';
@@ -103,9 +104,10 @@ describe('an .npz in every form that writers choose', () => {
       out.writeBigUInt64LE(BigInt(size), 42 + file.length);
       return out;
     };
-    const central = (file: string, size: number, at: number) => {
+    const central = (file: string, size: number, at: number, crc: number) => {
       const out = Buffer.alloc(46 + file.length + 28);
       out.writeUInt32LE(0x02014b50, 0);
+      out.writeUInt32LE(crc, 16);
       out.writeUInt32LE(0xffffffff, 20);
       out.writeUInt32LE(0xffffffff, 24);
       out.writeUInt16LE(file.length, 28);
@@ -121,7 +123,12 @@ describe('an .npz in every form that writers choose', () => {
     const second = local('labels.npy', small.length);
     const secondAt = first.length + bytes;
     const directoryAt = secondAt + second.length + small.length;
-    const directory = Buffer.concat([central('x.npy', bytes, 0), central('labels.npy', small.length, secondAt)]);
+    let crc = crc32(header);
+    const zeros = Buffer.alloc(1 << 24);
+    for (let left = bytes - header.length - 1; left > 0; left -= zeros.length)
+      crc = crc32(zeros.subarray(0, Math.min(left, zeros.length)), crc);
+    crc = crc32(Buffer.from([7]), crc);
+    const directory = Buffer.concat([central('x.npy', bytes, 0, crc), central('labels.npy', small.length, secondAt, crc32(small))]);
     const end = zip({}, { zip64: true });
     end.writeBigUInt64LE(2n, 24);
     end.writeBigUInt64LE(2n, 32);
@@ -325,6 +332,7 @@ describe('hostile zips', () => {
     const stored = whole();
     stored[200] = stored[200]! ^ 1;
     expect(await refusal(scanNpz(file(stored), () => undefined))).toBe('dataset-corrupt');
+    expect(await refusal(openNpz(file(stored), dir))).toBe('dataset-corrupt');
   });
 
   it('encryption, other packers, several disks, too many entries', async () => {

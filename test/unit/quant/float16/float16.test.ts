@@ -90,6 +90,16 @@ describe('weights stored in float16', () => {
     expect(result.leftInFloat).toMatchObject([{ node: model.graph.nodes[4]!.name, operator: 'Gemm', reason: 'overflow' }]);
     expect(await agreement(model, result.model, feeds)).toBeGreaterThan(65);
   });
+  it('stay float32 where the recipe leaves their layer out, in both forms', async () => {
+    for (const compute of ['float32', 'float16'] as const) {
+      const model = small(net());
+      const result = toFloat16(model, { compute, exclude: { names: [], patterns: [], operators: ['Conv'] } });
+      expect(result.leftInFloat).toEqual([{ node: model.graph.nodes[0]!.name, operator: 'Conv', reason: 'excluded-by-recipe' }]);
+      expect(result.model.graph.initializers.get('w1')!.dataType).toBe(DataType.FLOAT);
+      expect(result.model.graph.initializers.has('w2')).toBe(false);
+      expect(await agreement(model, result.model, feeds)).toBeGreaterThan(50);
+    }
+  });
   it('none there are: refused', () => {
     const model = modelOf([node('Add', ['x', 'k'], ['y'])], { x: [2] }, ['y'], [scalar('k', 1)]);
     expect(() => toFloat16(model, { compute: 'float32' })).toThrow(/it has Add/);
