@@ -10,15 +10,17 @@ import { emit, type Quantization } from './emit/emit.ts';
 import { loadable } from './gate/loadable.ts';
 import type { LayerCosts } from './measure/costs.ts';
 import { measure } from './measure/measure.ts';
-import { sensitivities } from './measure/sensitivity.ts';
+import { expectedNoise, sensitivities } from './measure/sensitivity.ts';
 import { type Observations, observe, rangesBy } from './observe/observe.ts';
 import { withinNoiseBudget } from './plan/noise-budget.ts';
 import { forbidden, quantizationFor } from './plan/plan.ts';
 import { buildUnits, type Unit } from './plan/units.ts';
-import { decibels, noiseOf } from './quality.ts';
+import { decibels } from './quality.ts';
 import { openModel } from './session.ts';
-import { type Choice, type CodesCache, quantizationUnder } from './transform/candidate.ts';
+import type { Choice } from './transform/candidate.ts';
+import { chooseNumbers } from './transform/choose.ts';
 import { secondMoments } from './transform/compensated-rounding.ts';
+import { type Judged, Trials } from './transform/trials.ts';
 
 /** Calibration data as the engine sees it: `feed(i)` gives run i's inputs. */
 export interface CalibrationRuns {
@@ -36,6 +38,8 @@ export interface StaticContext {
   workDir: string;
   /** SQNR in dB that the variant must reach on held-back samples, below which layers go back to float. */
   targetDb: number;
+  /** Whether a range rule asked for by name is held to that target, too: such a recipe lost too much before. */
+  repair: boolean;
   /** The output that is compared; null = the first. */
   primaryOutput: string | null;
   /** Measured layer costs from an earlier job, and where new ones go. */
@@ -53,6 +57,10 @@ export interface StaticBasis {
   types: Map<string, TensorType>;
   units: Unit[];
   observations: Observations;
+  /** What a recipe's trials came to, for another round of it; by recipe. */
+  trials: Map<string, Tried>;
+  /** Noise ÷ power of stored weights alone; by their names. */
+  storedNoise: Map<string, Promise<number>>;
   /** Held-back runs and the float model's outputs for them. */
   held: Record<string, TensorValue>[];
   heldReference: Record<string, TensorValue>[];
@@ -65,22 +73,33 @@ export interface StaticBasis {
   feeds: Record<string, TensorValue>[];
 }
 
-/** A sixth of the runs is held back, within these bounds. */
-const HELD_BACK = { least: 8, most: 16 };
+/** A share of the runs is held back, within these bounds. */
+const HELD_BACK = { share: 1 / 8, least: 6, most: 16 };
 /** Share of the file that must go before float weights are stored as int8. */
 const LEAST_SAVING = 0.05;
+/** Noise that stored weights may add: a share of the plan's own, or so much that both stay well within the budget. */
+const STORED = { ofNoise: 0.12, ofBudget: 0.5 };
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
 const COMPENSATION = { runs: 8, leastSeconds: 0.3, ofFloor: 1 };
-/** Runs of candidates at once, at most: libuv's pool has four threads. */
-const AT_A_TIME = 4;
-/** For one layer's own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
-const SENSITIVITY = { leastSamples: 3, ms: 30 };
+/** For layers' own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
+const FEW = { least: 3, ms: 30 };
+/** How long layers' own noise may be measured, on one core: a share of the float inference over the calibration set, and a fixed part; what one session costs. */
+const SEARCH = { ofFloor: 1, ms: 1000, msPerNode: 0.13, leastSessions: 12 };
+
+/** What the trials of a recipe came to. */
+interface Tried {
+  trials: Trials;
+  planned: ReadonlySet<number>;
+  best: Judged;
+  notes: string[];
+  own: Map<number, number> | null;
+}
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
 function heldBack(runs: number): { held: number[]; observed: number[]; seen: boolean } {
   const all = Array.from({ length: runs }, (_, i) => i);
   if (runs < 2 * HELD_BACK.least) return { held: all.slice(0, HELD_BACK.least), observed: all, seen: true };
-  const count = Math.min(HELD_BACK.most, Math.max(HELD_BACK.least, Math.floor(runs / 6)));
+  const count = Math.min(HELD_BACK.most, Math.max(HELD_BACK.least, Math.floor(runs * HELD_BACK.share)));
   const step = Math.floor(runs / count);
   const held = Array.from({ length: count }, (_, i) => i * step + (step >> 1));
   const out = new Set(held);
@@ -103,12 +122,16 @@ function channelAxes(units: Unit[]): Map<string, number> {
   return axes;
 }
 
-/** Observes the prepared model: one pass for all recipes. `types` are those of inferShapes with the first run's shapes. */
+/**
+ * Observes the prepared model: one pass for all recipes. `types` are those of inferShapes with the first run's shapes;
+ * `histograms`: whether a recipe's range rule reads more than extremes.
+ */
 export async function observeModel(
   prepared: Model,
   types: Map<string, TensorType>,
   data: CalibrationRuns,
   context: StaticContext,
+  options: { histograms?: boolean } = {},
 ): Promise<StaticBasis> {
   const units = buildUnits(prepared, new GraphView(prepared.graph), types);
   const values = new Set<string>();
@@ -132,6 +155,8 @@ export async function observeModel(
         threads: context.threads,
         channelAxes: channelAxes(units),
         elements: (value) => types.get(value)?.shape?.reduce<number>((n, dim) => n * (typeof dim === 'number' ? dim : 1), 1),
+        ...options,
+        count: observed.length,
         workDir: context.workDir,
         onRun: (done) => context.progress('observe', done / observed.length),
         ...(context.signal && { signal: context.signal }),
@@ -149,6 +174,8 @@ export async function observeModel(
     moreFeeds: observed.filter((_, i) => i % Math.max(1, Math.ceil(observed.length / COMPENSATION.runs)) === 0).map((i) => data.feed(i)),
     runs: data.runs,
     heldSeen: seen,
+    trials: new Map(),
+    storedNoise: new Map(),
     feeds: [data.feed(observed[0]!)],
   };
 }
@@ -159,8 +186,8 @@ export interface StaticResult {
   leftInFloat: LayerNote[];
   notes: string[];
   costs: LayerCosts;
-  /** SQNR on held-back samples. */
-  heldDb: number;
+  /** SQNR on held-back samples; run for it where nobody asked before. */
+  heldDb: () => Promise<number>;
 }
 
 /** Costs depend on what may be quantized and in which form, not on how ranges are chosen. */
@@ -259,111 +286,49 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   });
   context.signal?.throwIfAborted();
 
-  // Candidates run several samples at once, each on its share of the cores: small operators gain little from two threads.
-  const cores = context.threads || context.runner.cores;
-  const atATime = Math.min(AT_A_TIME, cores);
-  const candidate = { units, recipe, profile: context.profile, constant, observations };
-  const codes: CodesCache = new Map();
-  const noiseIn = (model: Model, samples = basis.held.length): Promise<number> =>
-    openModel(context.runner, model, context.workDir, { threads: Math.max(1, Math.floor(cores / atATime)) })
-      .then((session) =>
-        noiseOf(session, basis.held.slice(0, samples), basis.heldReference, context.primaryOutput, atATime).finally(() => session.close()),
-      )
-      // What the runtime refuses is as bad as can be: another plan is taken, and the gate says so where there is none.
-      .catch(() => Number.POSITIVE_INFINITY);
-  const judge = async (quantized: ReadonlySet<number>, choice: Choice, samples = basis.held.length) => {
-    const quantization = await quantizationUnder(candidate, quantized, choice, codes);
-    return { choice, quantization, noise: await noiseIn(emit(prepared, quantization, recipe.format), samples) };
-  };
+  const rule = recipe.activations.calibration;
   const where = basis.heldSeen ? 'on the calibration samples (too few to hold any back)' : 'on held-back samples';
-
   const transformed = await context.stage('transform', async () => {
-    const rule = recipe.activations.calibration;
-    const rules = rule === 'auto' ? (['minmax', 'auto'] as const) : ([rule] as const);
-    let quantized: ReadonlySet<number> = planned;
-    let best = await judge(quantized, { name: rules[0], ranges: rangesBy(rules[0], observations), correctBias: true, moments: null });
-    for (const other of rules.slice(1)) {
-      const next = await judge(quantized, { name: other, ranges: rangesBy(other, observations), correctBias: true, moments: null });
-      if (next.noise < best.noise) best = next;
-      context.signal?.throwIfAborted();
+    const trials = new Trials({ ...basis, ...context, recipe, reference: basis.heldReference });
+    if (rule !== 'auto' && !context.repair) {
+      // A range rule asked for by name is a plain job: rounded to nearest, in the time of one pass, nothing tried.
+      const choice: Choice = { name: rule, ranges: rangesBy(rule, observations), correctBias: true, moments: null };
+      return { trials, quantized: planned, choice, quantization: await trials.quantization(planned, choice), noise: null };
     }
-    // A range rule asked for by name is a plain min-max (or other) job: rounding to nearest, in the time of one pass.
-    const compensates = rule === 'auto' && recipe.weights.type === 'int8' && recipe.weights.symmetric;
-    const moments = !compensates
-      ? new Map<number, Float64Array>()
-      : await secondMoments(
-          context.runner,
-          prepared,
-          units.filter((u) => planned.has(u.id)),
-          basis.moreFeeds,
-          {
-            workDir: context.workDir,
-            threads: context.threads,
-            seconds: Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * runMs * basis.runs) / 1000),
-            ...(context.signal && { signal: context.signal }),
-          },
-        );
-    let compensation: number | null = null;
-    if (moments.size) {
-      const compensated = await judge(quantized, { ...best.choice, moments });
-      compensation = decibels(compensated.noise) - decibels(best.noise);
-      if (compensated.noise < best.noise) best = compensated;
-    }
-    const uncorrected = await judge(quantized, { ...best.choice, correctBias: false });
-    const gain = decibels(best.noise) - decibels(uncorrected.noise);
-    if (uncorrected.noise < best.noise) best = uncorrected;
+    const tried = await triedBefore(basis, recipe, trials, planned, runMs, context);
+    notes.push(...tried.notes.map((note) => `${note} ${where}`));
+    const target = context.targetDb;
+    if (decibels(tried.best.noise) >= target || planned.size <= 1) return { ...tried.best, trials };
+    tried.own ??= await ownNoise(basis, tried, runMs, context);
+    const { own } = tried;
+    const found = await withinNoiseBudget({
+      units,
+      planned,
+      start: tried.best,
+      own,
+      costs: measured.units,
+      types,
+      budget: 10 ** (-target / 10),
+      judge: (plan) => tried.trials.judge(plan, tried.best.choice),
+      ...(context.signal && { signal: context.signal }),
+    });
+    const { judged, plan: quantized } = found;
+    if (quantized === planned) return { ...judged, trials };
     notes.push(
-      `ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB ${where}`,
+      `${planned.size - quantized.size} layers went back to float to reach ${target.toFixed(1)} dB: ${decibels(tried.best.noise).toFixed(1)} → ${decibels(judged.noise).toFixed(1)} dB`,
     );
-    if (compensation !== null) {
-      notes.push(
-        `error-compensated rounding of ${moments.size} layers: ${best.choice.moments ? 'kept' : 'not kept'}, it changed the error by ${compensation.toFixed(1)} dB ${where}`,
-      );
-    }
-    notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, it changed the error by ${gain.toFixed(1)} dB ${where}`);
-    if (decibels(best.noise) < context.targetDb && planned.size > 1) {
-      const samples = Math.max(SENSITIVITY.leastSamples, Math.round(SENSITIVITY.ms / Math.max(runMs, 0.01)));
-      const own = await sensitivities(
-        units.filter((u) => planned.has(u.id) && !u.row!.moves),
-        async (unit) => (await judge(new Set([unit.id]), best.choice, samples)).noise,
-        (fraction) => context.progress('transform', fraction),
-        atATime,
-        context.signal,
-      );
-      const budget = 10 ** (-context.targetDb / 10);
-      const start = best;
-      const found = await withinNoiseBudget({
-        units,
-        planned,
-        start,
-        own,
-        costs: measured.units,
-        types,
-        budget,
-        judge: (plan) => judge(plan, start.choice),
-        ...(context.signal && { signal: context.signal }),
+    for (const id of planned) {
+      if (quantized.has(id)) continue;
+      const unit = units[id]!;
+      const noise = own.get(id);
+      leftInFloat.set(id, {
+        node: unit.name,
+        operator: unit.operator,
+        reason: 'sensitive',
+        detail: noise === undefined ? 'beside a sensitive layer' : `alone in integers it leaves about ${decibels(noise).toFixed(1)} dB`,
       });
-      best = found.judged;
-      quantized = found.plan;
-      if (quantized !== planned) {
-        notes.push(
-          `${planned.size - quantized.size} layers went back to float to reach ${context.targetDb.toFixed(1)} dB: ${decibels(start.noise).toFixed(1)} → ${decibels(best.noise).toFixed(1)} dB`,
-        );
-        for (const id of planned) {
-          const unit = units[id]!;
-          if (!quantized.has(id)) {
-            const noise = own.get(id);
-            leftInFloat.set(id, {
-              node: unit.name,
-              operator: unit.operator,
-              reason: 'sensitive',
-              detail: noise === undefined ? 'beside a sensitive layer' : `alone in integers it leaves ${decibels(noise).toFixed(1)} dB`,
-            });
-          }
-        }
-      }
     }
-    return best;
+    return { ...judged, trials };
   });
   for (const id of allowed) {
     const unit = units[id]!;
@@ -383,20 +348,98 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const plain = emit(prepared, transformed.quantization, recipe.format);
     const stored = storeFloatWeights(plain, recipe);
     if (stored.saved < LEAST_SAVING * stored.bytes) return plain;
-    const noise = await noiseIn(stored.model);
-    const [before, after] = [decibels(transformed.noise), decibels(noise)];
-    const kept = after >= Math.min(before - 0.5, Number.isFinite(context.targetDb) ? context.targetDb + 3 : Number.POSITIVE_INFINITY);
+    // Their noise is theirs alone, whatever else is quantized: measured once a set of weights, beside the float model.
+    const key = JSON.stringify([recipe.weights, stored.names]);
+    let added = basis.storedNoise.get(key);
+    if (!added) {
+      added = transformed.trials.noiseOf(storeFloatWeights(prepared, recipe, new Set(stored.names)).model, fewSamples(runMs));
+      basis.storedNoise.set(key, added);
+    }
+    const noise = await added;
+    const budget = 10 ** (-context.targetDb / 10);
+    const kept =
+      noise <= STORED.ofNoise * (transformed.noise ?? budget) ||
+      (transformed.noise !== null && transformed.noise + noise <= STORED.ofBudget * budget);
     notes.push(
-      `weights of layers left in float, stored as int8 and made float32 when the model is loaded (${(stored.saved / 1e6).toFixed(2)} MB less): ${kept ? 'kept' : 'not kept'}, ${before.toFixed(1)} → ${after.toFixed(1)} dB ${where}`,
+      `weights of layers left in float, stored as int8 and made float32 when the model is loaded (${(stored.saved / 1e6).toFixed(2)} MB less): ${kept ? 'kept' : 'not kept'}, alone they leave ${decibels(noise).toFixed(1)} dB ${where}`,
     );
     return kept ? stored.model : plain;
   });
+  let held: Promise<number> | null = transformed.noise === null ? null : Promise.resolve(decibels(transformed.noise));
   return {
     model,
     quantization: transformed.quantization,
     leftInFloat: [...leftInFloat.values()],
     notes,
     costs: measured,
-    heldDb: decibels(transformed.noise),
+    heldDb: () => {
+      held ??= transformed.trials.noiseOf(emit(prepared, transformed.quantization, recipe.format)).then(decibels);
+      return held;
+    },
   };
+}
+
+/** A recipe's trials on the plan: made once a job, since a recipe that loses too much is made again from them. */
+async function triedBefore(
+  basis: StaticBasis,
+  recipe: ResolvedRecipe,
+  trials: Trials,
+  planned: ReadonlySet<number>,
+  runMs: number,
+  context: StaticContext,
+): Promise<Tried> {
+  const key = JSON.stringify(recipe);
+  const before = basis.trials.get(key);
+  if (before) return before;
+  const rule = recipe.activations.calibration;
+  const seconds = Math.max(COMPENSATION.leastSeconds, (COMPENSATION.ofFloor * runMs * basis.runs) / 1000);
+  const compensates = recipe.weights.type === 'int8' && recipe.weights.symmetric;
+  const { signal } = context;
+  const found =
+    rule === 'auto'
+      ? await chooseNumbers(
+          trials,
+          planned,
+          basis.observations,
+          compensates
+            ? secondMoments(
+                context.runner,
+                basis.prepared,
+                basis.units.filter((u) => planned.has(u.id)),
+                basis.moreFeeds,
+                { workDir: context.workDir, threads: context.threads, seconds, ...(signal && { signal }) },
+              )
+            : null,
+        )
+      : {
+          best: await trials.judge(planned, { name: rule, ranges: rangesBy(rule, basis.observations), correctBias: true, moments: null }),
+          notes: [],
+        };
+  const tried: Tried = { trials, planned, own: null, ...found };
+  basis.trials.set(key, tried);
+  return tried;
+}
+
+const fewSamples = (runMs: number): number => Math.max(FEW.least, Math.round(FEW.ms / Math.max(runMs, 0.01)));
+
+/** The noise that each layer of a plan adds by itself. */
+function ownNoise(
+  basis: StaticBasis,
+  { trials, planned, best }: Tried,
+  runMs: number,
+  context: StaticContext,
+): Promise<Map<number, number>> {
+  const samples = fewSamples(runMs);
+  const sessionMs = SEARCH.msPerNode * basis.prepared.graph.nodes.length + Math.min(samples, basis.held.length) * runMs;
+  return sensitivities(
+    basis.units.filter((u) => planned.has(u.id) && !u.row!.moves),
+    async (units) => (await trials.judge(new Set(units.map((u) => u.id)), best.choice, samples)).noise,
+    {
+      most: Math.max(SEARCH.leastSessions, Math.floor((SEARCH.ofFloor * runMs * basis.runs + SEARCH.ms) / sessionMs)),
+      expected: (unit) => expectedNoise(unit, best.quantization, basis.observations),
+      atATime: trials.atATime,
+      progress: (fraction) => context.progress('transform', fraction),
+      ...(context.signal && { signal: context.signal }),
+    },
+  );
 }

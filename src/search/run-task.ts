@@ -10,6 +10,7 @@ import type { Task, TaskEvent } from '../domain/task.ts';
 import { evaluate } from '../evaluate/compare.ts';
 import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { generateFeeds } from '../evaluate/generate.ts';
+import type { Model } from '../onnx/model.ts';
 import { type TakenBranch, takenBranch } from '../quant/branches.ts';
 import { quantizeDynamic } from '../quant/dynamic/index.ts';
 import { writeVariant } from '../quant/emit/write.ts';
@@ -65,7 +66,7 @@ interface Given {
   prepared: Prepared;
   types: ValueTypes;
   /** Null where no static recipe, or no data, asks for it. */
-  basis: { basis: StaticBasis; context: (variant: number, targetDb?: number) => StaticContext; branch: TakenBranch | null } | null;
+  basis: { basis: StaticBasis; context: (variant: number, repairTo?: number) => StaticContext; branch: TakenBranch | null } | null;
   float: Session;
   firstFeeds: Record<string, TensorValue>;
 }
@@ -77,7 +78,7 @@ interface Candidate {
   path: string;
   result: VariantResult;
   /** SQNR that a static variant had on held-back samples. */
-  heldDb: number | null;
+  heldDb: (() => Promise<number>) | null;
 }
 
 class TaskRun {
@@ -176,13 +177,14 @@ class TaskRun {
     if (!calibration || calibration.groups === 0) return null;
     const data: CalibrationRuns = { runs: calibration.groups, feed: (run) => calibration.feed(run) };
     const profile = this.#task.deviceProfiles[0]!;
-    const context = (variant: number | undefined, target = targetDb): StaticContext => ({
+    const context = (variant: number | undefined, repairTo?: number): StaticContext => ({
       runner: this.#runner,
       profile,
       threads: 0,
       profileThreads: profile.threads ?? 0,
       workDir: this.#task.workDir,
-      targetDb: target,
+      targetDb: repairTo ?? targetDb,
+      repair: repairTo !== undefined,
       primaryOutput: this.#task.metric?.output ?? null,
       cachedCosts: (key) => this.#task.statistics[this.#costsKey(profile, key)] as LayerCosts | undefined,
       storeCosts: (key, costs) => this.#emit({ type: 'statistic', key: this.#costsKey(profile, key), value: costs }),
@@ -195,9 +197,11 @@ class TaskRun {
     };
     // A network that lies inside an If is taken out of it for the time that it is quantized.
     const branch = await this.#stage('prepare', undefined, () => takenBranch(this.#runner, model, runs(), this.#task.workDir));
-    if (!branch) return { basis: await observeModel(whole.prepared.model, whole.types, data, context(undefined)), context, branch };
+    const histograms = this.#task.recipes.some((r) => r.method === 'static' && r.activations?.calibration !== 'minmax');
+    const observed = (prepared: Model, types: ValueTypes) => observeModel(prepared, types, data, context(undefined), { histograms });
+    if (!branch) return { basis: await observed(whole.prepared.model, whole.types), context, branch };
     const straight = await this.#stage('prepare', undefined, () => prepare(branch.straight, { runner: this.#runner, equalize: true }));
-    return { basis: await observeModel(straight.model, valueTypes(straight, shapes), data, context(undefined)), context, branch };
+    return { basis: await observed(straight.model, valueTypes(straight, shapes)), context, branch };
   }
 
   #costsKey(profile: DeviceProfile, recipeKey: string): string {
@@ -216,14 +220,14 @@ class TaskRun {
   }
 
   /** One recipe's file, through the gate. */
-  async #make(index: number, recipe: Recipe, result: VariantResult, given: Given, targetDb?: number): Promise<Candidate> {
+  async #make(index: number, recipe: Recipe, result: VariantResult, given: Given, repairTo?: number): Promise<Candidate> {
     const task = this.#task;
     const profile = task.deviceProfiles[0]!;
     checkRecipe(recipe, `/recipes/${index}`, profile);
     const resolved = resolveRecipe(recipe, profile);
-    const folder = join(task.workDir, 'variants', targetDb === undefined ? String(index) : `${index}-${targetDb.toFixed(1)}`);
+    const folder = join(task.workDir, 'variants', repairTo === undefined ? String(index) : `${index}-${repairTo.toFixed(1)}`);
     const path = join(folder, 'model.onnx');
-    const made = await this.#quantize(index, resolved, given, targetDb);
+    const made = await this.#quantize(index, resolved, given, repairTo);
     const opset = made.model.opsets.get('') ?? 0;
     if (opset > profile.highestOpset)
       throw new HalftoneError(
@@ -262,7 +266,7 @@ class TaskRun {
     return { index, recipe, path, result, heldDb: made.heldDb };
   }
 
-  async #quantize(index: number, recipe: ResolvedRecipe, given: Given, targetDb?: number) {
+  async #quantize(index: number, recipe: ResolvedRecipe, given: Given, repairTo?: number) {
     const { prepared, types, basis } = given;
     if (recipe.method === 'static') {
       if (!basis)
@@ -270,11 +274,7 @@ class TaskRun {
           'calibration-missing',
           'a static recipe takes its activation ranges from calibration data, and the job names none',
         );
-      const made = await quantizeStatic(
-        basis.basis,
-        recipe,
-        basis.context(index, targetDb ?? (recipe.activations.calibration === 'auto' ? undefined : Number.NEGATIVE_INFINITY)),
-      );
+      const made = await quantizeStatic(basis.basis, recipe, basis.context(index, repairTo));
       return {
         model: basis.branch ? basis.branch.wrap(made.model) : made.model,
         leftInFloat: made.leftInFloat,
@@ -345,12 +345,12 @@ class TaskRun {
    */
   async #repair(candidate: Candidate, given: Given, dataset: Dataset | null): Promise<void> {
     const constraint = { maxAccuracyDrop: this.#task.maxAccuracyDrop };
-    let target = candidate.heldDb;
+    let target = Number.NEGATIVE_INFINITY;
     for (let attempt = 0; attempt < REPAIR.attempts; attempt++) {
       const { evaluation, error } = candidate.result;
       const problem = evaluation && !error ? qualityProblem(evaluation, constraint) : null;
-      if (!problem || target === null || !evaluation) return;
-      target = Math.max(target, candidate.heldDb ?? target) + REPAIR.stepDb;
+      if (!problem || !candidate.heldDb || !evaluation) return;
+      target = Math.max(target, await candidate.heldDb()) + REPAIR.stepDb;
       const result: VariantResult = {
         index: candidate.index,
         recipe: candidate.recipe,

@@ -101,15 +101,27 @@ export function storeAsInt8(weight: StoredWeight, recipe: ResolvedRecipe): numbe
   return saved;
 }
 
-/** A copy of a model with the weights that it holds in float32 stored as int8, but those that the recipe excludes; `bytes`: of all its tensors before. */
-export function storeFloatWeights(model: Model, recipe: ResolvedRecipe): { model: Model; saved: number; bytes: number } {
+/**
+ * A copy of a model with the weights that it holds in float32 stored as int8, but those that the recipe excludes; `only`: those
+ * of these names. `bytes`: of all its tensors before; `names`: of the weights that were stored.
+ */
+export function storeFloatWeights(
+  model: Model,
+  recipe: ResolvedRecipe,
+  only?: ReadonlySet<string>,
+): { model: Model; saved: number; bytes: number; names: string[] } {
   const copy = cloneModel(model);
   let bytes = 0;
   for (const tensor of copy.graph.initializers.values()) bytes += byteLengthOf(tensor.dataType, elementCount(tensor.dims));
   let saved = 0;
+  const names: string[] = [];
   for (const weight of storableWeights(copy.graph, new NamePool(copy.graph))) {
-    if (!weight.users.some((user) => isExcluded(recipe, user.name, user.opType))) saved += storeAsInt8(weight, recipe);
+    if (only && !only.has(weight.tensor.name)) continue;
+    if (weight.users.some((user) => isExcluded(recipe, user.name, user.opType))) continue;
+    const less = storeAsInt8(weight, recipe);
+    saved += less;
+    if (less > 0) names.push(weight.tensor.name);
   }
   removeDeadEverywhere(copy.graph);
-  return { model: copy, saved, bytes };
+  return { model: copy, saved, bytes, names };
 }

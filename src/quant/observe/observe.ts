@@ -15,6 +15,10 @@ export interface ObserveOptions {
   channelAxes: ReadonlyMap<string, number>;
   /** Elements of a value in one run, as far as they are known. */
   elements?: (value: string) => number | undefined;
+  /** Whether any range rule will read histograms. Default: yes. */
+  histograms?: boolean;
+  /** How many runs there will be, as far as it is known. */
+  count?: number;
   workDir: string;
   onRun?: (done: number) => void;
   signal?: AbortSignal;
@@ -23,10 +27,10 @@ export interface ObserveOptions {
 /** Bins of a histogram: enough that 256 levels are resolved eight-fold after the range has doubled once. */
 const BINS = 2048;
 /**
- * Elements of a value that its histogram counts in one run; extremes and sums see all. Counting costs more than all else that an
- * observer does, and 100 runs give a million values all the same.
+ * Elements of a value that its histogram counts in one run, at most and at least, and in all; extremes and sums see every element.
+ * Counting costs more than all else that an observer does, and of a million values a hundred lie beyond the 99.99th percentile.
  */
-const COUNTED = 65536;
+const COUNTED = { most: 65536, least: 4096, inAll: 1e6 };
 /**
  * Observers of each value, and so runs at a time at most (libuv's pool has four threads). Run i goes to observer i mod LANES
  * however many threads there are, so that the sums' last bits don't depend on the machine.
@@ -58,15 +62,16 @@ export async function observe(
   let atATime = LANES;
   while (atATime > 1 && (atATime > cores || atATime * kept > KEPT_BYTES)) atATime /= 2;
   const opened = await withOutputs(runner, model, values, options.workDir, { threads: Math.max(1, Math.floor(cores / atATime)) });
+  const counted = Math.min(COUNTED.most, Math.max(COUNTED.least, COUNTED.inAll / (options.count ?? 1)));
   try {
     const lanes = Array.from({ length: LANES }, () => {
       const observers: Record<string, Observer> = {};
       for (const value of values) {
         const axis = options.channelAxes.get(value);
         // Odd, so that it walks over rows and channels, whose lengths are even as a rule.
-        const histogramStride = Math.ceil((options.elements?.(value) ?? 0) / COUNTED) | 1;
+        const histogramStride = Math.ceil((options.elements?.(value) ?? 0) / counted) | 1;
         observers[opened.outputOf(value)] = runner.observer({
-          bins: BINS,
+          bins: options.histograms === false ? 0 : BINS,
           histogramStride,
           ...(axis !== undefined && { channelAxis: axis }),
         });

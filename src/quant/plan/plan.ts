@@ -6,7 +6,7 @@ import { floatData } from '../../onnx/tensor.ts';
 import type { Quantization } from '../emit/emit.ts';
 import type { LayerCosts } from '../measure/costs.ts';
 import type { ActivationRanges, Observations } from '../observe/observe.ts';
-import { channelRange, type QuantizedWeight, quantizeBias, roundWeight, unitWeight, weightScales } from '../transform/weights.ts';
+import { channelRange, type QuantizedWeight, quantizeBias, roundUnitWeight, roundWeight } from '../transform/weights.ts';
 import { minimumCut } from './cut.ts';
 import { type Grid, gridOf, groupRanges } from './ranges.ts';
 import type { Unit } from './units.ts';
@@ -165,19 +165,13 @@ export function quantizationFor(input: PlanInput): Quantization {
       bias = Float32Array.from({ length: channels }, (_, c) => (original ? original[original.length === 1 ? 0 : c]! : 0) + correction[c]!);
     else if (original && original.length === 1 && channels > 1) bias = new Float32Array(channels).fill(original[0]!);
     const inputScale = grid(anchor.inputs[unit.inputs[0]!]!).scale;
-    const x = unitWeight(unit);
-    const scales = weightScales(x, unit.weight.dims, axis, recipe.weights, {
+    const nearest = roundUnitWeight(unit, axis, recipe.weights, {
       ...(input.sevenBits?.has(unit.id) && { sevenBits: input.sevenBits.get(unit.id)! }),
       ...(bias && { bias: axis === null ? Float32Array.of(bias.reduce((a, b) => Math.max(a, Math.abs(b)), 0)) : bias, inputScale }),
     });
     const chosen = input.rounded?.get(unit.id);
-    weights.set(
-      unit.id,
-      chosen
-        ? { type: 'int8', dims: unit.weight.dims, data: chosen, axis, ...scales }
-        : roundWeight(x, unit.weight.dims, axis, recipe.weights.type, scales),
-    );
-    if (bias) biases.set(unit.id, quantizeBias(bias, inputScale, scales.scales));
+    weights.set(unit.id, chosen ? { ...nearest, type: 'int8', data: chosen } : nearest);
+    if (bias) biases.set(unit.id, quantizeBias(bias, inputScale, nearest.scales));
   }
   return { units, quantized, grid, weights, biases, constants };
 }

@@ -16,7 +16,19 @@ const LOWEST = -32768;
  * takes anywhere in the calibration data, a pair whose worst sum fits can't saturate on any sample: what is named here is
  * every channel that does saturate, and few that don't. Depthwise kernels widen first and never saturate.
  */
-export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: Grid, observations: Observations): Set<number> {
+export function saturatingChannels(unit: Unit, weight: QuantizedWeight, input: Grid, observations: Observations): ReadonlySet<number> {
+  const key = `${weight.type} ${input.type} ${input.scale} ${input.zeroPoint}`;
+  const before = answers.get(weight.data);
+  if (before?.unit === unit && before.key === key && before.observations === observations) return before.found;
+  const found = search(unit, weight, input, observations);
+  answers.set(weight.data, { unit, key, observations, found });
+  return found;
+}
+
+/** The last answer about each weight's codes: many plans of one model are tried, and most ask the same. */
+const answers = new WeakMap<ArrayBufferView, { unit: Unit; key: string; observations: Observations; found: ReadonlySet<number> }>();
+
+function search(unit: Unit, weight: QuantizedWeight, input: Grid, observations: Observations): Set<number> {
   const found = new Set<number>();
   if (weight.type !== 'int8' || input.type !== 'uint8') return found;
   const anchor = unit.nodes[0]!;

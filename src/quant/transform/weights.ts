@@ -24,8 +24,13 @@ export function along(dims: number[], axis: number | null): { outer: number; len
   };
 }
 
+interface ChannelRange {
+  min: Float64Array;
+  max: Float64Array;
+}
+
 /** Least and greatest value of each channel. */
-export function channelRange(x: Float32Array, dims: number[], axis: number | null): { min: Float64Array; max: Float64Array } {
+export function channelRange(x: Float32Array, dims: number[], axis: number | null): ChannelRange {
   const { outer, length, inner } = along(dims, axis);
   const min = new Float64Array(length);
   const max = new Float64Array(length);
@@ -56,9 +61,9 @@ export function weightScales(
   dims: number[],
   axis: number | null,
   weights: ResolvedRecipe['weights'],
-  options: { sevenBits?: ReadonlySet<number>; bias?: Float32Array; inputScale?: number } = {},
+  options: { sevenBits?: ReadonlySet<number>; bias?: Float32Array; inputScale?: number; range?: ChannelRange } = {},
 ): { scales: Float32Array; zeroPoints: Int32Array } {
-  const range = channelRange(x, dims, axis);
+  const range = options.range ?? channelRange(x, dims, axis);
   const n = range.min.length;
   const scales = new Float32Array(n);
   const zeroPoints = new Int32Array(n);
@@ -92,6 +97,45 @@ export function roundWeight(
   const data = type === 'int8' ? new Int8Array(x.length) : new Uint8Array(x.length);
   quantizeLinearSync(x, data, grid.scales, grid.zeroPoints, length, inner);
   return { type, dims, data, axis, ...grid };
+}
+
+/** Forms of a weight that are kept: with 8 bits, and with 7 in some channels. */
+const KEPT_FORMS = 2;
+const forms = new WeakMap<Tensor, { ranges: Map<number | null, ChannelRange>; recent: QuantizedWeight[] }>();
+
+/**
+ * A unit's weight, rounded to nearest on the scales that `weightScales` gives. Many plans of one model are tried, and most
+ * ask for the same form: it is the same object then.
+ */
+export function roundUnitWeight(
+  unit: Unit,
+  axis: number | null,
+  weights: ResolvedRecipe['weights'],
+  options: { sevenBits?: ReadonlySet<number>; bias?: Float32Array; inputScale?: number },
+): QuantizedWeight {
+  const tensor = unit.weight as Tensor;
+  const x = unitWeight(unit);
+  let known = forms.get(tensor);
+  if (!known) {
+    known = { ranges: new Map(), recent: [] };
+    forms.set(tensor, known);
+  }
+  let range = known.ranges.get(axis);
+  if (!range) {
+    range = channelRange(x, tensor.dims, axis);
+    known.ranges.set(axis, range);
+  }
+  const grid = weightScales(x, tensor.dims, axis, weights, { ...options, range });
+  const same = (form: QuantizedWeight) =>
+    form.type === weights.type &&
+    form.axis === axis &&
+    form.scales.every((scale, c) => scale === grid.scales[c]) &&
+    form.zeroPoints.every((zeroPoint, c) => zeroPoint === grid.zeroPoints[c]);
+  const before = known.recent.find(same);
+  if (before) return before;
+  const made = roundWeight(x, tensor.dims, axis, weights.type, grid);
+  known.recent = [made, ...known.recent].slice(0, KEPT_FORMS);
+  return made;
 }
 
 /** The float values that a quantized constant stands for. */
