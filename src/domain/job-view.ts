@@ -15,7 +15,10 @@ interface ArtifactRef {
 /** One recipe's outcome. The baseline has this shape too: its recipe and artifact are null. */
 export interface VariantView {
   id: string;
+  /** Of its recipe, as the stages and `bestReason` name it; −1 = the float model. */
+  index: number;
   recipe: Recipe | null;
+  /** There once the job has succeeded. */
   artifact: ArtifactRef | null;
   evaluation: Evaluation | null;
   benchmarks: Benchmark[];

@@ -24,17 +24,22 @@ interface SchemaError {
   keyword?: string;
   instancePath?: string;
   message?: string;
-  params?: { requiredProperties?: string[]; additionalProperties?: string[]; allowedValues?: unknown[] };
+  params?: { requiredProperties?: string[]; additionalProperties?: string[]; allowedValues?: unknown[]; type?: unknown };
 }
+
+/** That a value fits no branch of a union, and is not null either, adds nothing to what a branch says of it. */
+const isIdle = ({ keyword, params }: SchemaError) => keyword === 'anyOf' || (keyword === 'type' && params?.type === 'null');
 
 const escapePointer = (part: string) => part.replaceAll('~', '~0').replaceAll('/', '~1');
 
-/** TypeBox's errors as pointers. Of a union's branches nothing is said: that none fits is enough and not misleading. */
+/** TypeBox's errors as pointers, each said once. */
 export function schemaErrors(context: string, found: readonly SchemaError[]): { pointer: string; detail: string }[] {
   const root = context === 'body' ? '' : `/${context}`;
   const out: { pointer: string; detail: string }[] = [];
+  const telling = found.filter((error) => !isIdle(error)).map((error) => error.instancePath ?? '');
   for (const error of found) {
     const path = error.instancePath ?? '';
+    if (isIdle(error) && telling.some((other) => other === path || other.startsWith(`${path}/`))) continue;
     if (error.keyword === 'required') {
       for (const property of error.params?.requiredProperties ?? []) {
         out.push({ pointer: `${root}${path}/${escapePointer(property)}`, detail: 'is missing' });

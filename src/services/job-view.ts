@@ -11,6 +11,7 @@ export function artifactHref(id: string): string {
 function variantView(row: VariantRecord): VariantView {
   return {
     id: row.id,
+    index: row.position,
     recipe: row.recipe,
     artifact: row.artifact && { ...row.artifact, href: artifactHref(row.artifact.id) },
     evaluation: row.evaluation,

@@ -171,7 +171,18 @@ export class JobService {
   }
 
   async #view(row: JobRecord): Promise<JobView> {
-    return jobView(row, await results.listVariants(this.#context.db.client, row.id));
+    return (await this.#views([row]))[0]!;
+  }
+
+  /** With their variants: the rows of those that have succeeded, what the others have told so far. */
+  async #views(rows: JobRecord[]): Promise<JobView[]> {
+    const { client } = this.#context.db;
+    const made = await results.listVariantsOf(
+      client,
+      rows.map((row) => row.id),
+    );
+    const told = await results.listReported(client, rows);
+    return rows.map((row) => jobView(row, made.get(row.id) ?? told.get(row.id) ?? []));
   }
 
   async #row(id: string): Promise<JobRecord> {
@@ -203,13 +214,7 @@ export class JobService {
       `jobs ${status ?? ''} ${model ?? ''}`,
       request,
       (query) => jobs.list(db.client, { ...query, ...(status ? { status } : {}), ...(model ? { modelId: model } : {}) }),
-      async (rows) => {
-        const variants = await results.listVariantsOf(
-          db.client,
-          rows.map((row) => row.id),
-        );
-        return rows.map((row) => jobView(row, variants.get(row.id) ?? []));
-      },
+      (rows) => this.#views(rows),
     );
   }
 

@@ -50,8 +50,12 @@ export function createExecution({ db, objects }: { db: Database; objects: Object
       const variants: results.NewVariant[] = [];
       const job = await jobs.get(db.client, jobId);
       if (!job || job.leaseOwner !== owner) return false;
+      const told = (await results.listReported(db.client, [job])).get(jobId) ?? [];
       try {
-        for (const variant of [result.baseline, ...result.variants]) variants.push(await store(objects, job, workDir, variant, staged));
+        for (const variant of [result.baseline, ...result.variants]) {
+          const id = told.find(({ position }) => position === variant.index)?.id;
+          variants.push({ ...(await store(objects, job, workDir, variant, staged)), id });
+        }
       } catch (error) {
         await Promise.all(staged.map((object) => object.discard()));
         throw error;

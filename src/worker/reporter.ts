@@ -1,4 +1,5 @@
 import type { Execution, JobEventType, Snapshot } from '../domain/execution.ts';
+import { newId } from '../domain/ids.ts';
 import { STAGES } from '../domain/job.ts';
 import type { TaskEvent } from '../domain/task.ts';
 
@@ -54,11 +55,12 @@ export class Reporter {
       this.#at = { ...this.#at, stages: [...this.#at.stages, event.run] };
       this.#events.push({ type: 'stage', data: { ...event.run } });
     } else {
-      // Paths are of this machine, the manifest is the artifact's.
+      // Paths are of this machine, the manifest is the artifact's. The id is given here, so that a variant keeps it when
+      // the job ends and its row is written.
       const { files, manifest: _, ...variant } = event.variant;
       this.#events.push({
         type: 'variant',
-        data: { ...variant, sizeBytes: files?.reduce((sum, file) => sum + file.sizeBytes, 0) ?? null },
+        data: { ...variant, id: newId('variant'), sizeBytes: files?.reduce((sum, file) => sum + file.sizeBytes, 0) ?? null },
       });
     }
     this.#schedule(0);

@@ -31,7 +31,7 @@ export function renderReportHtml(job: JobView): string {
 ${verdictBox(job, rows)}
 ${rows.length > 0 ? html`<h2>Results</h2>${resultTable(job, rows)}${charts(job, rows)}` : ''}
 ${profileTable(job)}
-${job.variants.map((variant, i) => variantSection(variant, i, job))}
+${job.variants.map((variant) => variantSection(variant, job))}
 ${stageTable(job.stages)}
 ${conditions(job)}
 </main></body></html>
@@ -161,7 +161,7 @@ function profileTable(job: JobView): SafeHtml {
   if (job.deviceProfiles.length < 2) return html``;
   const models: { label: string; view: VariantView; best: boolean }[] = [
     ...(job.baseline === null ? [] : [{ label: 'F', view: job.baseline, best: false }]),
-    ...job.variants.map((view, i) => ({ label: String(i + 1), view, best: view.id === job.best })),
+    ...job.variants.map((view) => ({ label: String(view.index), view, best: view.id === job.best })),
   ];
   const lines = job.deviceProfiles.flatMap((profile) =>
     models.flatMap(({ label, view, best }) =>
@@ -179,9 +179,9 @@ ${lines.map(
 </tbody></table></div>`;
 }
 
-function variantSection(variant: VariantView, index: number, job: JobView): SafeHtml {
+function variantSection(variant: VariantView, job: JobView): SafeHtml {
   const { artifact, error, kernels } = variant;
-  return html`<h2>Variant ${index + 1}: ${recipeTitle(variant.recipe)}${badge({ best: variant.id === job.best })}</h2>
+  return html`<h2>Variant ${variant.index}: ${recipeTitle(variant.recipe)}${badge({ best: variant.id === job.best })}</h2>
 <p class="soft"><code>${variant.id}</code>, recipe <code>${JSON.stringify(variant.recipe)}</code></p>
 ${error !== null && html`<p class="error"><code>${error.code}</code> ${error.detail}</p>`}
 ${artifact !== null && html`<p>Artifact <a href="${artifact.href}"><code>${artifact.id}</code></a>, ${bytes(artifact.sizeBytes)}, SHA-256 <code>${artifact.sha256}</code>, <a href="/v1/artifacts/${artifact.id}">manifest</a></p>`}
@@ -212,7 +212,7 @@ function stageTable(stages: StageRun[]): SafeHtml {
   return html`<h2>Stages</h2><div class="scroll"><table><caption>${ms(total)} in all; memory is the peak of the job’s process during the stage.</caption><thead><tr><th scope="col" class="text">Stage</th><th scope="col" class="text">For</th><th scope="col">Time</th><th scope="col" class="text"></th><th scope="col">Peak memory</th></tr></thead><tbody>
 ${stages.map(
   (stage) =>
-    html`<tr><td class="text">${stage.name}</td><td class="text">${stage.variant === undefined || stage.variant === null ? 'all' : `variant ${stage.variant + 1}`}</td><td>${ms(stage.ms)}</td><td class="text"><span class="meter" style="width:${Math.round((stage.ms / (longest || 1)) * 160)}px"></span></td><td>${bytes(stage.peakRssBytes)}</td></tr>`,
+    html`<tr><td class="text">${stage.name}</td><td class="text">${stage.variant === undefined || stage.variant === null ? 'all' : `variant ${stage.variant}`}</td><td>${ms(stage.ms)}</td><td class="text"><span class="meter" style="width:${Math.round((stage.ms / (longest || 1)) * 160)}px"></span></td><td>${bytes(stage.peakRssBytes)}</td></tr>`,
 )}
 </tbody></table></div>`;
 }

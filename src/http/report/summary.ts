@@ -4,7 +4,7 @@ import { recipeTitle } from './format.ts';
 
 /** A line of the report's main table: one model, with its figures on the target profile. */
 export interface ReportRow {
-  /** F = the float model, then 1, 2, … in the order of the recipes; the charts use it as their label. */
+  /** F = the float model, then 0, 1, … the recipe's index, by which `bestReason` and the stages name it too. */
   label: string;
   id: string;
   title: string;
@@ -39,7 +39,7 @@ export function reportRows(job: JobView): ReportRow[] {
     benchmark: view.benchmarks.find(({ deviceProfile }) => deviceProfile === target) ?? null,
     error: view.error,
   });
-  const rows = job.variants.map((variant, i) => row(variant, String(i + 1), variant.artifact?.sizeBytes ?? null));
+  const rows = job.variants.map((variant) => row(variant, String(variant.index), variant.artifact?.sizeBytes ?? null));
   if (job.baseline !== null)
     rows.unshift({
       ...row(job.baseline, 'F', job.baseline.artifact?.sizeBytes ?? floatBytes),

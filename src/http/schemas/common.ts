@@ -63,7 +63,7 @@ export function pageOf<S extends TSchema>(componentName: string, item: S) {
 
 /** Parameters of a path with one id. Any string is let through here, so that an id of the wrong form is a 404 like any other that is not there. */
 export const IdParams = (kind: IdKind) =>
-  Type.Object({ id: Type.String({ minLength: 1, maxLength: 200, description: `Of the form ${ID_PREFIX[kind]}_…` }) });
+  Type.Object({ id: Type.String({ maxLength: 200, description: `Of the form ${ID_PREFIX[kind]}_…` }) });
 
 export const Problem = component(
   'Problem',

@@ -65,12 +65,15 @@ const Kernels = component(
 
 const ArtifactRef = component(
   'ArtifactRef',
-  Type.Object({
-    id: id('artifact'),
-    sizeBytes: bytes('Of what href sends.'),
-    sha256: sha256('Of what href sends.'),
-    href: Type.String({ description: 'Where the file is: /v1/artifacts/art_…/content.' }),
-  }),
+  Type.Object(
+    {
+      id: id('artifact'),
+      sizeBytes: bytes('Of what href sends.'),
+      sha256: sha256('Of what href sends.'),
+      href: Type.String({ description: 'Where the file is: /v1/artifacts/art_…/content.' }),
+    },
+    { description: 'A variant’s file: there once the job has succeeded.' },
+  ),
 );
 
 const problem = Type.Object({ code: Type.String(), detail: Type.String() });
@@ -79,6 +82,7 @@ const Variant = component(
   'Variant',
   Type.Object({
     id: id('variant'),
+    index: Type.Integer({ minimum: -1, description: 'Of its recipe, as `stages` and `bestReason` name it; −1 = the float model.' }),
     recipe: nullable(ref(Recipe)),
     artifact: nullable(ref(ArtifactRef)),
     evaluation: nullable(ref(Evaluation)),

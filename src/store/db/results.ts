@@ -4,9 +4,11 @@ import type { Benchmark, Evaluation, KernelReport, ProblemSummary } from '../../
 import type { Recipe } from '../../domain/recipe.ts';
 import { json, jsonOrNull, storable, type Tx } from './client.ts';
 import type { Prisma } from './generated/client.ts';
-import type { ArtifactRecord, BenchmarkRecord, PageQuery, StoredFile, VariantRecord } from './records.ts';
+import type { ArtifactRecord, BenchmarkRecord, JobRecord, PageQuery, StoredFile, VariantRecord } from './records.ts';
 
 export interface NewVariant {
+  /** As its event told it (`listReported`); a new one where none did. */
+  id?: string | undefined;
   /** Index of its recipe; −1 = the float model. */
   position: number;
   recipe: Recipe | null;
@@ -22,7 +24,7 @@ export interface NewVariant {
 export async function create(tx: Tx, jobId: string, modelId: string, variants: NewVariant[]): Promise<Map<number, string>> {
   const ids = new Map<number, string>();
   for (const variant of variants) {
-    const id = newId('variant');
+    const id = variant.id ?? newId('variant');
     ids.set(variant.position, id);
     await tx.variant.create({
       data: {
@@ -102,6 +104,48 @@ export async function listVariantsOf(tx: Tx, jobIds: string[]): Promise<Map<stri
     });
   }
   return byJob;
+}
+
+/**
+ * What running jobs have told of their variants, and failed ones did: the `variant` events since the job was last started, as
+ * the rows that they become when it succeeds, without artifacts. Events are written by the lease's owner only, and a run that
+ * was lost lies before the next one's `started`, so that nothing of it is seen.
+ */
+export async function listReported(tx: Tx, jobs: readonly JobRecord[]): Promise<Map<string, VariantRecord[]>> {
+  const byJob = new Map<string, VariantRecord[]>();
+  const asked = new Map(jobs.filter(({ status }) => status === 'running' || status === 'failed').map((job) => [job.id, job]));
+  if (asked.size === 0) return byJob;
+  const rows = await tx.$queryRaw<{ job_id: string; data: Partial<Told> }[]>`
+    select told.job_id, told.data from
+      (select job_id, max(sequence) as sequence from job_events where job_id = any(${[...asked.keys()]}) and type = 'started' group by job_id) run
+      join job_events told on told.job_id = run.job_id and told.sequence > run.sequence and told.type = 'variant'
+    order by told.job_id, told.sequence`;
+  for (const { job_id: jobId, data } of rows) {
+    const job = asked.get(jobId)!;
+    const { id, index: position = -1, kernels = null, evaluation = null, benchmarks = [], error = null } = data;
+    const recipe = Number.isInteger(position) ? job.recipes[position] : undefined;
+    // The child's word: one that speaks of no recipe of the job's is passed over.
+    if (recipe === undefined || id === undefined) continue;
+    // A failed job's files are gone; why a recipe gave none is still worth knowing.
+    if (job.status === 'failed' && error === null) continue;
+    const others = (byJob.get(jobId) ?? []).filter((variant) => variant.position !== position);
+    others.push({ id, jobId, position, recipe, kernels, error, artifact: null, evaluation, benchmarks });
+    byJob.set(
+      jobId,
+      others.sort((a, b) => a.position - b.position),
+    );
+  }
+  return byJob;
+}
+
+/** The part of a `variant` event that a row is made of. */
+interface Told {
+  id: string;
+  index: number;
+  kernels: KernelReport | null;
+  evaluation: Evaluation | null;
+  benchmarks: Benchmark[];
+  error: ProblemSummary | null;
 }
 
 export async function getArtifact(tx: Tx, id: string): Promise<ArtifactRecord | null> {

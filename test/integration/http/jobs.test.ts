@@ -8,7 +8,7 @@ import { classifier } from '../../acceptance/support/models.ts';
 import { graph, node, model as onnx, tensor, value } from '../../acceptance/support/onnx.ts';
 import { type Answer, type Api, KEY, startApi } from './support/api.ts';
 import { floats, integers, npz } from './support/npz.ts';
-import { begin, fail, succeed } from './support/worker.ts';
+import { begin, fail, lose, succeed, tell } from './support/worker.ts';
 
 let api: Api;
 let model = '';
@@ -238,7 +238,56 @@ describe('a job’s life', () => {
     expect((await api.call('GET', '/v1/jobs/job_none/events')).status).toBe(404);
   });
 
-  it('a wait ends at its time', async () => {
+  it('shows each variant as soon as it is told of, under the id that it keeps; nothing of a run that was lost', async () => {
+    const recipes = [{ method: 'static' as const }, { method: 'dynamic' as const }];
+    const id = await start({ recipe: undefined, recipes });
+    const shown = async () => (await api.call('GET', `/v1/jobs/${id}`)).body.variants as { id: string; index: number; artifact: unknown }[];
+    await begin(api, id);
+    expect(await shown()).toEqual([]);
+    await tell(api, id, 0);
+    expect(await shown()).toMatchObject([
+      { index: 0, recipe: recipes[0], artifact: null, error: null, benchmarks: [{ deviceProfile: 'host' }] },
+    ]);
+    expect((await api.call('GET', '/v1/benchmarks?pageSize=200')).body.items.some((row: { job: string }) => row.job === id)).toBe(false);
+    await lose(api, id);
+    expect(await shown()).toEqual([]);
+    await begin(api, id);
+    expect(await shown()).toEqual([]);
+    const second = await tell(api, id, 1, { error: { code: 'gate-load', detail: 'node a' }, evaluation: null, benchmarks: [] });
+    // What speaks of no recipe of the job's, or is nonsense, is passed over.
+    for (const index of [2, -1, 0.5, 'length', null]) await tell(api, id, index);
+    const first = await tell(api, id, 0);
+    expect((await shown()).map((variant) => [variant.index, variant.id])).toEqual([
+      [0, first],
+      [1, second],
+    ]);
+    const listed = (await api.call('GET', '/v1/jobs?status=running')).body.items.find((job: { id: string }) => job.id === id);
+    expect(listed.variants).toEqual(await shown());
+    await succeed(api, id, { 'model.onnx': Buffer.from('told of before') }, recipes);
+    const ended = await api.call('GET', `/v1/jobs/${id}`);
+    expect(ended.body.variants.map((variant: { id: string }) => variant.id)).toEqual([first, second]);
+    expect(ended.body.best).toBe(first);
+    expect(ended.body.variants[0].artifact.href).toContain('/v1/artifacts/art_');
+  });
+
+  it('that failed says why each recipe did', async () => {
+    const id = await start({ recipe: undefined, recipes: [{ method: 'static' }, { method: 'dynamic' }] });
+    await begin(api, id);
+    await tell(api, id, 0);
+    await tell(api, id, 1, { error: { code: 'gate-load', detail: 'node a' }, evaluation: null, benchmarks: [], kernels: null });
+    await fail(api, id);
+    const { variants } = (await api.call('GET', `/v1/jobs/${id}`)).body;
+    expect(variants).toMatchObject([{ index: 1, recipe: { method: 'dynamic' }, artifact: null, error: { code: 'gate-load' } }]);
+    const page = await api.call('GET', `/v1/jobs/${id}/report`, { headers: { accept: 'text/html' } });
+    expect(page.text).toContain('Variant 1: dynamic');
+  });
+
+  it('a wait ends at its time, of the request that made the job too', async () => {
+    const held = Date.now();
+    const made = await post({ model, recipe: { method: 'dynamic' } }, { prefer: 'wait=1' });
+    expect([made.status, made.body.status, made.headers.get('preference-applied')]).toEqual([202, 'queued', 'wait=1']);
+    expect(Date.now() - held).toBeGreaterThan(900);
+    await api.call('POST', `/v1/jobs/${made.body.id}/cancel`);
     const id = await start();
     const before = Date.now();
     const answer = await api.call('GET', `/v1/jobs/${id}`, { headers: { prefer: 'wait=1' } });

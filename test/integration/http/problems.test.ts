@@ -35,6 +35,7 @@ describe('errors', () => {
     isProblem(await api.call('GET', '/nothing', { key: null }), 404, 'not-found');
     isProblem(await api.call('GET', '/v1/models/mdl_00000000000000000000000000'), 404, 'not-found');
     isProblem(await api.call('GET', '/v1/models/what'), 404, 'not-found');
+    isProblem(await api.call('GET', '/v1/models/'), 404, 'not-found');
   });
 
   it('wrong methods are 405 with Allow', async () => {
@@ -50,6 +51,17 @@ describe('errors', () => {
     for (const body of ['{"model":', 'nonsense', '{"__proto__": {"a": 1}}']) {
       isProblem(await api.call('POST', '/v1/jobs', { body, headers: { 'content-type': 'application/json' } }), 400, 'malformed-body');
     }
+  });
+
+  it('a value that fits no branch of a union is told what it may be, not that it is not null', async () => {
+    const answer = await api.call('POST', '/v1/jobs', { json: { model: 'mdl_x', metric: 'f1', calibration: 5 } });
+    isProblem(answer, 422, 'validation-failed');
+    const told = answer.body.errors.map(({ pointer, detail }: { pointer: string; detail: string }) => `${pointer} ${detail}`);
+    expect(told).toEqual([
+      '/calibration must be string',
+      '/metric must be one of "top1", "top5", "ctc", "cer", "agreement", "sqnr"',
+      '/metric must be object',
+    ]);
   });
 
   it('what does not fit the schema is 422 and points at each field', async () => {
@@ -95,6 +107,7 @@ describe('errors', () => {
     expect(text).toMatch(/^HTTP\/1\.1 400/);
     expect(text).toMatch(/application\/problem\+json/);
     expect(JSON.parse(text.split('\r\n\r\n')[1]!)).toMatchObject({ code: 'malformed-body', status: 400 });
+    expect(await raw(`GET / HTTP/1.1\r\nX: ${'a'.repeat(40_000)}\r\n\r\n`)).toMatch(/^HTTP\/1\.1 431 Request Header Fields Too Large\r/);
   });
 
   it('odd URLs do no harm', async () => {

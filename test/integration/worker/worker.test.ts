@@ -142,6 +142,9 @@ describe('a job', () => {
       [1, 1, 40],
     ]);
     expect(ended.bestVariantId).toBe(variants[1]!.id);
+    // Each has the id that its event told.
+    const told = (await events.after(stores.db.client, job.id, 0)).filter(({ type }) => type === 'variant');
+    expect(told.map(({ data }) => [data.index, data.id])).toEqual(variants.slice(1).map(({ position, id }) => [position, id]));
     for (const variant of variants.slice(1)) {
       expect(await text(await stores.objects.read(variant.artifact!.sha256))).toBe(`variant ${variant.position} of ${job.id}`);
     }

@@ -19,9 +19,19 @@ const ASK_AGAIN_SECONDS = '2';
 /** A stream without news shows a sign of life so often: proxies cut what is silent for a minute. */
 const HEARTBEAT_MS = 15_000;
 
-const accepted = (job: JobView): Answer => ({
+const PreferHeader = Type.Object({
+  prefer: Type.Optional(
+    Type.String({ description: `wait=n: holds the request until the job has ended, n seconds (${LONGEST_WAIT_SECONDS} at most).` }),
+  ),
+});
+
+const accepted = (job: JobView, waited = 0): Answer => ({
   status: 202,
-  header: { location: `/v1/jobs/${job.id}`, 'retry-after': ASK_AGAIN_SECONDS },
+  header: {
+    location: `/v1/jobs/${job.id}`,
+    'retry-after': ASK_AGAIN_SECONDS,
+    ...(waited > 0 ? { 'preference-applied': `wait=${waited}` } : {}),
+  },
   body: job,
 });
 
@@ -40,23 +50,27 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         description:
           'Whatever the headers of model and data show to be wrong is a 422 here; the rest fails the job. The first device profile is the target: plan, best and “never slower” are about it, the others are measured only.',
         security: [{ apiKey: [] }],
-        headers: IdempotencyHeader,
+        headers: Type.Object({ ...IdempotencyHeader.properties, ...PreferHeader.properties }),
         body: CreateJob,
         response: answers(
           {
-            202: json('The job, queued.', ref(Job), {
+            202: json('The job: queued, or as it is when the wait is over.', ref(Job), {
               Location: { description: 'Where the job is.', type: 'string' },
               'Retry-After': { description: 'Seconds after which to look.', type: 'string' },
+              'Preference-Applied': { description: 'wait=n, where the request was held.', type: 'string' },
             }),
           },
           [400, 409, 413, 415, 422],
         ),
       },
     },
-    async (request, reply) =>
-      answerOnce(services, request, reply, request.body, async (remember) =>
-        accepted(await services.jobs.create(request.body, principalOf(request), (tx, job) => remember(tx, accepted(job)))),
-      ),
+    async (request, reply) => {
+      const wait = preferredWait(request.headers.prefer);
+      return answerOnce(services, request, reply, request.body, async (remember) => {
+        const job = await services.jobs.create(request.body, principalOf(request), (tx, made) => remember(tx, accepted(made)));
+        return wait > 0 ? accepted(await services.jobs.waitForEnd(job.id, wait * 1000, request.gone), wait) : accepted(job);
+      });
+    },
   );
 
   app.get(
@@ -93,7 +107,7 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         description: `With \`Prefer: wait=n\` the request is held until the job has ended, up to n seconds (${LONGEST_WAIT_SECONDS} at most).`,
         security: [{ apiKey: [] }],
         params: IdParams('job'),
-        headers: Type.Object({ prefer: Type.Optional(Type.String({ description: 'wait=n, in seconds.' })) }),
+        headers: PreferHeader,
         response: answers(
           {
             200: json('The job.', ref(Job), {
@@ -148,7 +162,7 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         description: 'A queued job is canceled at once, a running one within seconds. Canceling twice changes nothing.',
         security: [{ apiKey: [] }],
         params: IdParams('job'),
-        response: answers({ 200: json('The job is canceled.', ref(Job)), 202: json('It will be.', ref(Job)) }, [404, 409]),
+        response: answers({ 200: json('The job is canceled.', ref(Job)), 202: json('It will be.', ref(Job)) }, [404, 409, 413, 415]),
       },
     },
     async (request, reply) => {
@@ -167,7 +181,7 @@ export async function jobRoutes(app: App, { services }: RouteDeps): Promise<void
         tags: ['Jobs'],
         summary: 'Follow a job',
         description:
-          'Server-Sent Events from the first one on, or from the one after Last-Event-ID. The stream ends with the job. 204 where the job has ended and nothing is left to send.',
+          'Server-Sent Events from the first one on, or from the one after Last-Event-ID: `queued`, `started`, `progress`, `stage`, `variant`, `requeued`, `cancel-requested`, and last `succeeded`, `failed` or `canceled`. The stream ends with the job. 204 where the job has ended and nothing is left to send.',
         security: [{ apiKey: [] }],
         params: IdParams('job'),
         headers: Type.Object({ 'last-event-id': Type.Optional(Type.String({ description: 'Number of the last event seen.' })) }),

@@ -3,6 +3,7 @@ import { createHash } from 'node:crypto';
 import { mkdir, mkdtemp, rm, writeFile } from 'node:fs/promises';
 import { dirname, join } from 'node:path';
 import type { Execution } from '../../../../src/domain/execution.ts';
+import { newId } from '../../../../src/domain/ids.ts';
 import type { Benchmark, Evaluation, VariantResult } from '../../../../src/domain/job.ts';
 import type { Recipe } from '../../../../src/domain/recipe.ts';
 import { createExecution } from '../../../../src/store/index.ts';
@@ -45,6 +46,28 @@ export async function begin(api: Api, jobId: string): Promise<void> {
   ]);
 }
 
+const told = {
+  kernels: {
+    ran: { QLinearConv: 4 },
+    quantized: ['c1'],
+    leftInFloat: [{ node: 'fc', operator: 'Gemm', reason: 'slower-on-profile' }],
+    notes: [],
+  },
+  error: null,
+};
+
+/** Tells of a variant, as the worker's reporter does. Returns the id that it was given. */
+export async function tell(api: Api, jobId: string, index: unknown, more: object = {}): Promise<string> {
+  const id = newId('variant');
+  const data = { ...told, index, id, evaluation: evaluation(0.003), benchmarks: [benchmark(2)], ...more };
+  const at = { stage: 'benchmark', progress: 0.9, etaSeconds: 1, stages: [] } as const;
+  if (!(await execution(api).report(jobId, OWNER, { ...at, stages: [] }, [{ type: 'variant', data }]))) throw new Error('the job was lost');
+  return id;
+}
+
+/** The worker is lost: the job is queued again. */
+export const lose = (api: Api, jobId: string): Promise<boolean> => execution(api).requeue(jobId, OWNER, 'the worker was lost');
+
 /** Ends a job that was taken with one variant of these files a recipe. */
 export async function succeed(
   api: Api,
@@ -69,13 +92,7 @@ export async function succeed(
       manifest: { recipe, seed: 0 },
       evaluation: evaluation(0.003),
       benchmarks: [benchmark(2)],
-      kernels: {
-        ran: { QLinearConv: 4 },
-        quantized: ['c1'],
-        leftInFloat: [{ node: 'fc', operator: 'Gemm', reason: 'slower-on-profile' }],
-        notes: [],
-      },
-      error: null,
+      ...told,
     })),
     best: 0,
     bestReason: 'twice as fast and within the limit',

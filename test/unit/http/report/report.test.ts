@@ -30,6 +30,7 @@ const evaluation = (value: number, drop: number | null): Evaluation => ({
 });
 const variant = (n: number, more: Partial<VariantView> = {}): VariantView => ({
   id: `var_${n}`,
+  index: n - 1,
   recipe: { method: 'static' },
   artifact: { id: `art_${n}`, sizeBytes: 300_000, sha256: 'ab'.repeat(32), href: `/v1/artifacts/art_${n}/content` },
   evaluation: evaluation(0.815, 0.004),
@@ -110,7 +111,7 @@ describe('the report', () => {
     const page = renderReportHtml(job());
     expect(unbalanced(page)).toBeNull();
     for (const text of [
-      'Best: variant 1, static',
+      'Best: variant 0, static',
       'Fastest of those within 0.01 of float.',
       'resnet20',
       '300 kB',
@@ -136,7 +137,7 @@ describe('the report', () => {
       'bias correction: kept',
       'observe',
       '1230 ms',
-      'variant 1',
+      'variant 0',
       'dst_2, deleted since',
       'abab',
     ])
@@ -237,7 +238,7 @@ describe('the report', () => {
     const report = reportJson(job());
     expect(report).toMatchObject({
       id: 'job_1',
-      verdict: { headline: 'Best: variant 1, static', reason: 'Fastest of those within 0.01 of float.' },
+      verdict: { headline: 'Best: variant 0, static', reason: 'Fastest of those within 0.01 of float.' },
     });
     expect(
       report.summary.map(({ label, best, sizeBytes, sizeRatio, error }) => [
@@ -249,8 +250,8 @@ describe('the report', () => {
       ]),
     ).toEqual([
       ['F', false, 1_094_781, '1.000', null],
-      ['1', true, 300_000, '0.274', null],
-      ['2', false, null, null, 'gate-load'],
+      ['0', true, 300_000, '0.274', null],
+      ['1', false, null, null, 'gate-load'],
     ]);
     expect(JSON.parse(JSON.stringify(report))).toEqual({ ...report });
   });
