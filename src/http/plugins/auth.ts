@@ -23,10 +23,13 @@ export function identifier(keys: () => KeyService): Identify {
   };
 }
 
-/** Lets through who has a key with the route's scope. Register it after the rate limit. */
+/**
+ * Lets through who has a key with the route's scope. Register it after the rate limit, which hangs itself on each route: a hook
+ * of the whole app would run before it, and keys could be guessed without being counted.
+ */
 export function registerAuth(app: App, identify: Identify): void {
   app.decorateRequest('principal', null);
-  app.addHook('onRequest', async (request) => {
+  const guard = async (request: FastifyRequest): Promise<void> => {
     const need = request.routeOptions.config.scope;
     if (need === undefined) return;
     const who = await identify(request);
@@ -36,6 +39,11 @@ export function registerAuth(app: App, identify: Identify): void {
     }
     request.principal = who;
     request.log = request.log.child({ apiKey: who.id });
+  };
+  app.addHook('onRoute', (route) => {
+    const before = [route.onRequest ?? []].flat();
+    // A GET's HEAD comes with the hooks of the GET.
+    if (!before.includes(guard)) route.onRequest = [...before, guard];
   });
 }
 

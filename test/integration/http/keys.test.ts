@@ -107,4 +107,13 @@ describe('API keys', () => {
     expect((await api.call('GET', '/v1/models', { key: another })).status).toBe(200);
     expect((await api.call('GET', '/livez', { key })).status).toBe(200);
   });
+
+  it('counts those without a valid key by address, so that keys cannot be guessed at leisure', async () => {
+    const seen = new Set<number>();
+    for (let i = 0; i < 45; i++) seen.add((await api.call('HEAD', '/v1/models', { key: `guess-number-${i}-of-many` })).status);
+    expect([...seen]).toEqual([401, 429]);
+    const last = await api.call('GET', '/v1/models', { key: 'guess-of-another-kind' });
+    expect([last.status, last.body.code]).toEqual([429, 'rate-limited']);
+    expect((await api.call('GET', '/v1/models')).status).toBe(200);
+  });
 });
