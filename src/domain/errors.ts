@@ -76,6 +76,11 @@ export const ERRORS = {
     'An input of the model cannot be fed',
     'Inputs must be tensors of numbers; leave what turns texts into numbers out of the model.',
   ),
+  'model-output': entry(
+    422,
+    'An output of the model cannot be read',
+    'Outputs must be tensors of numbers; leave what makes texts, lists or maps of them out of the model (scikit-learn’s converter: zipmap=False).',
+  ),
   'model-deleted': entry(422, 'The model was deleted', 'Upload it again.'),
   // the data
   'not-npz': entry(422, 'The file is not an .npz', 'Save the arrays with numpy.savez.'),

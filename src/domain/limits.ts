@@ -29,4 +29,8 @@ export const LIMITS = {
   /** Oldest default-domain opset that the engine upgrades from, newest that it reads. */
   oldestOpset: 7,
   newestOpset: 24,
+  /** Newest IR version that the runtime reads (ONNX Runtime 1.30; facts.test.ts asks it). */
+  newestIrVersion: 13,
+  /** What a model's inputs, outputs and operators take as JSON: every answer that shows the model holds them. Language models with their caches take 100 kB. */
+  descriptionBytes: 1_000_000,
 } as const;

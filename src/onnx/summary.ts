@@ -1,5 +1,7 @@
 /** What a model's headers and graph say of it, for the API. Tensors' bytes are not touched, external files need not be there. */
 import { stat } from 'node:fs/promises';
+import { HalftoneError } from '../domain/errors.ts';
+import { LIMITS } from '../domain/limits.ts';
 import { fileBytes } from './bytes.ts';
 import { allGraphs, constantTensor } from './graph.ts';
 import { DataType, type Dim, feedInputs, type Graph, type Model, type ValueInfo } from './model.ts';
@@ -9,7 +11,7 @@ import { checkModel, floatTypes, quantizedOperators } from './validate.ts';
 
 interface ValueSummary {
   name: string;
-  /** As numpy names it (float32, int64, bool, …), or `other` for sequences, maps and the like. */
+  /** As numpy names it (float32, int64, bool, …); `other` for sequences, maps and the like, `unknown` where an output's type is left to inference. */
   type: string;
   /** Sizes; a name or null where free. Null where the rank is unknown. */
   shape: Dim[] | null;
@@ -50,7 +52,15 @@ export async function summarizeModel(path: string): Promise<ModelSummary> {
   assertModelSize((await stat(path)).size);
   const { model, externalFiles } = parseModelHeaders(fileBytes(path));
   checkModel(model);
-  return { ...summarize(model), externalFiles };
+  const summary = summarize(model);
+  const bytes = JSON.stringify(summary).length;
+  if (bytes > LIMITS.descriptionBytes) {
+    throw new HalftoneError(
+      'model-limit-exceeded',
+      `The model's ${summary.inputs.length} inputs, ${summary.outputs.length} outputs and ${Object.keys(summary.operators).length} operators take ${bytes} bytes to describe; every answer holds them, and they may take ${LIMITS.descriptionBytes}.`,
+    );
+  }
+  return { ...summary, externalFiles };
 }
 
 function summarize(model: Model): Omit<ModelSummary, 'externalFiles'> {
@@ -75,8 +85,9 @@ function summarize(model: Model): Omit<ModelSummary, 'externalFiles'> {
   };
 }
 
-function summarizeValue({ name, type }: ValueInfo): ValueSummary {
-  return { name, type: type ? dataTypeName(type.elemType) : 'other', shape: type?.shape ? [...type.shape] : null };
+function summarizeValue({ name, type, rawType }: ValueInfo): ValueSummary {
+  const stated = type !== null && type.elemType !== DataType.UNDEFINED;
+  return { name, type: stated ? dataTypeName(type.elemType) : rawType ? 'other' : 'unknown', shape: type?.shape ? [...type.shape] : null };
 }
 
 const NARROW: ReadonlySet<DataType> = new Set([

@@ -7,6 +7,22 @@ import type { Metric, MetricName } from '../domain/job.ts';
 import type { ValueSignature } from '../domain/runner.ts';
 import { type DatasetDescription, planFeeds } from '../evaluate/dataset.ts';
 import { METRIC_TABLE } from '../evaluate/metrics/index.ts';
+import type { ModelDescription } from './model-headers.ts';
+import { modelInputs, modelOutputs } from './models.ts';
+
+/** Whether a model's inputs can be fed and its outputs read: tensors of numbers, the inputs' with a rank. */
+export function checkSignature(description: ModelDescription): void {
+  const outputs = modelOutputs(description);
+  for (const { name, type, dims } of modelInputs(description)) {
+    if (type === 'other') throw at('/model', 'model-input', `Input '${name}' is no tensor of numbers, which is all that an .npz can hold.`);
+    // The runtime tells a scalar and a tensor of unknown rank alike, so neither data nor made-up values could be shaped for it.
+    if (dims.length === 0 && description.inputs.some((input) => input.name === name && input.shape === null)) {
+      throw at('/model', 'model-input', `Input '${name}' says no shape. Export the model with one; dimensions that vary may have names.`);
+    }
+  }
+  const unread = outputs.find(({ type }) => type === 'other');
+  if (unread) throw at('/model', 'model-output', `Output '${unread.name}' is no tensor of numbers, which is all that can be compared.`);
+}
 
 /** Whether a data set's arrays feed the model: names, ranks, types, fixed dimensions, at least one whole batch. */
 export function checkDataset(description: DatasetDescription, inputs: ValueSignature[], pointer: string): void {

@@ -21,7 +21,7 @@ import {
 import { collect } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
 import { descriptionOf } from './datasets.ts';
-import { checkDataset, checkMetric } from './job-checks.ts';
+import { checkDataset, checkMetric, checkSignature } from './job-checks.ts';
 import { jobView } from './job-view.ts';
 import { refusal } from './model-headers.ts';
 import { modelDescriptionOf, modelInputs, modelOutputs } from './models.ts';
@@ -108,8 +108,7 @@ export class JobService {
       }
     });
     const inputs = modelInputs(description);
-    const unfed = inputs.find(({ type }) => type === 'other');
-    if (unfed) throw at('/model', 'model-input', `Input '${unfed.name}' is no tensor of numbers, which is all that an .npz can hold.`);
+    checkSignature(description);
     if (calibration) checkDataset(descriptionOf(calibration), inputs, '/calibration');
     if (evaluation) checkDataset(descriptionOf(evaluation), inputs, '/evaluation');
     const metric: Metric | null = typeof input.metric === 'string' ? { name: input.metric } : (input.metric ?? null);

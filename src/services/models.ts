@@ -2,7 +2,8 @@
 import { createHash } from 'node:crypto';
 import { HalftoneError } from '../domain/errors.ts';
 import { LIMITS } from '../domain/limits.ts';
-import type { ValueSignature } from '../domain/runner.ts';
+import type { ElementType, ValueSignature } from '../domain/runner.ts';
+import { ELEMENT_BYTES } from '../evaluate/elements.ts';
 import type { ModelSummary } from '../onnx/summary.ts';
 import { jobs, type ModelRecord, models, type StoredFile, type Tx } from '../store/db/index.ts';
 import { collect, publish } from '../store/publish.ts';
@@ -31,10 +32,11 @@ export function modelDescriptionOf(row: ModelRecord): ModelDescription {
   return row.description as unknown as ModelDescription;
 }
 
+/** Texts and types that no .npz holds are `other`; an output whose type the file leaves out counts as what most are, and the job sees which it is. */
 const signatures = (values: ModelDescription['inputs']): ValueSignature[] =>
   values.map(({ name, type, shape }) => ({
     name,
-    type: type as ValueSignature['type'],
+    type: type in ELEMENT_BYTES ? (type as ElementType) : type === 'unknown' ? 'float32' : 'other',
     dims: (shape ?? []).map((dim) => dim ?? -1),
   }));
 export const modelInputs = (description: ModelDescription) => signatures(description.inputs);

@@ -4,7 +4,9 @@ import { bytes, component, dateTime, id, nullable, pageOf, sha256, shows } from 
 
 const value = Type.Object({
   name: Type.String(),
-  type: Type.String({ description: 'As numpy names it; other for what is no plain tensor.' }),
+  type: Type.String({
+    description: 'As numpy names it; other for what is no plain tensor, unknown where the file leaves an output’s type to inference.',
+  }),
   shape: nullable(
     Type.Array(Type.Union([Type.Integer(), Type.String(), Type.Null()]), {
       description: 'A size, a name, or null where neither is known; null as a whole where the rank is not known.',

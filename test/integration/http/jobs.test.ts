@@ -5,7 +5,7 @@ import { Readable } from 'node:stream';
 import tar from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { classifier } from '../../acceptance/support/models.ts';
-import { graph, node, model as onnx, tensor, value } from '../../acceptance/support/onnx.ts';
+import { field, graph, int, node, model as onnx, tensor, value } from '../../acceptance/support/onnx.ts';
 import { type Answer, type Api, KEY, startApi } from './support/api.ts';
 import { floats, integers, npz } from './support/npz.ts';
 import { begin, fail, lose, succeed, tell } from './support/worker.ts';
@@ -121,6 +121,34 @@ describe('what headers show is refused at POST', () => {
     expect(await refused({ image: floats([4, 3, 24]) })).toBe('dataset-shape');
     expect(await refused({ image: floats([4, 1, 24, 24]) })).toBe('dataset-shape');
     expect(await refused({ image: integers([4, 3, 24, 24]) })).toBe('dataset-dtype');
+  });
+
+  it('inputs that no .npz can feed and outputs that cannot be compared', async () => {
+    const refused = async (inputs: Buffer[], outputs: Buffer[]) => {
+      const made = await upload('/v1/models', onnx(graph('odd', { nodes: [node('Relu', ['x'], ['y'])], inputs, outputs })));
+      expect(made.status, made.text).toBe(201);
+      const answer = await post({ model: made.body.id, recipe: { method: 'dynamic' } });
+      await api.call('DELETE', `/v1/models/${made.body.id}`);
+      if (answer.status === 202) {
+        await api.call('POST', `/v1/jobs/${answer.body.id}/cancel`);
+        await api.call('DELETE', `/v1/jobs/${answer.body.id}`);
+        return 'taken';
+      }
+      expect(answer.body.errors[0].pointer).toBe('/model');
+      return `${answer.status} ${answer.body.code}`;
+    };
+    const [float, text] = [1, 8];
+    const sequence = (name: string) => Buffer.concat([field(1, name), field(2, field(4, field(1, field(1, int(1, float)))))]);
+    const unranked = (name: string) => Buffer.concat([field(1, name), field(2, field(1, int(1, float)))]);
+    expect(await refused([value('x', [4], text)], [value('y', [4])])).toBe('422 model-input');
+    expect(await refused([sequence('x')], [value('y', [4])])).toBe('422 model-input');
+    expect(await refused([unranked('x')], [value('y', [4])])).toBe('422 model-input');
+    expect(await refused([value('x', [4])], [sequence('y')])).toBe('422 model-output');
+    expect(await refused([value('x', [4])], [value('y', [4], text)])).toBe('422 model-output');
+    // A rank or a type that an output leaves to inference is the runtime's to find.
+    expect(await refused([value('x', [4])], [unranked('y')])).toBe('taken');
+    expect(await refused([value('x', [4])], [field(1, 'y')])).toBe('taken');
+    expect(await refused([value('x', [])], [value('y', [])])).toBe('taken');
   });
 
   it('what the target forbids, and only the target', async () => {

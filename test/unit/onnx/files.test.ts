@@ -113,6 +113,18 @@ describe('external data', () => {
     expect((await run(join(dir, 'm.onnx'), feeds)).y).toEqual((await run(affine(), feeds)).y);
   });
 
+  it('is described within a limit, as every answer holds the description', async () => {
+    const model = affine();
+    const path = join(freshFolder(), 'm.onnx');
+    for (let i = 0; i < 20_000; i++) model.graph.inputs.push(value(`unused_${i}`, ['batch', 'heads', 64]));
+    await writeModel(model, path);
+    const error = await failure(() => summarizeModel(path));
+    expect([error.code, error.detail]).toEqual(['model-limit-exceeded', expect.stringContaining('20001 inputs')]);
+    model.graph.inputs.length = 500;
+    await writeModel(model, path);
+    expect((await summarizeModel(path)).inputs).toHaveLength(500);
+  });
+
   it('is listed by a summary without being there', async () => {
     const dir = freshFolder();
     await writeModel(affine(), join(dir, 'm.onnx'), { externalDataThresholdBytes: 1024, externalFileName: 'weights.bin' });

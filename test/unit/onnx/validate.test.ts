@@ -1,3 +1,6 @@
+import { spawnSync } from 'node:child_process';
+import { writeFileSync } from 'node:fs';
+import { join } from 'node:path';
 import { describe, expect, it } from 'vitest';
 import type { HalftoneError } from '../../../src/domain/errors.ts';
 import { LIMITS } from '../../../src/domain/limits.ts';
@@ -6,7 +9,10 @@ import { DataType, type Model, type Node } from '../../../src/onnx/model.ts';
 import { ProtoWriter } from '../../../src/onnx/protobuf.ts';
 import { floatTensor } from '../../../src/onnx/tensor.ts';
 import { checkModel, floatTypes, isAlreadyQuantized, refuseQuantized } from '../../../src/onnx/validate.ts';
-import { graphOf, modelOf, value } from './build.ts';
+import { serializeModel } from '../../../src/onnx/writer.ts';
+import { floats, graphOf, modelOf, run, temporaryFolder, value } from './build.ts';
+
+const folder = temporaryFolder();
 
 const withNodes = (...nodes: Node[]): Model =>
   modelOf(graphOf({ inputs: [value('x', [4])], outputs: [value('y', [4])], initializers: [floatTensor('w', [1, 2, 3, 4])], nodes }));
@@ -107,10 +113,79 @@ describe('checkModel', () => {
     expect(failure(conditional('gone'))).toMatchObject({ code: 'graph-invalid', detail: expect.stringContaining("'inner'") });
   });
 
-  it('no outputs', () => {
+  it('no outputs, no nodes', () => {
     const model = good();
     model.graph.outputs = [];
     expect(failure(model).code).toBe('graph-invalid');
+    expect(failure(withNodes())).toMatchObject({ code: 'graph-invalid', detail: expect.stringContaining('no nodes') });
+  });
+
+  it.each([0, LIMITS.newestIrVersion + 1])('IR version %s, which the runtime refuses', async (irVersion) => {
+    const model = { ...good(), irVersion };
+    expect(failure(model)).toMatchObject({
+      code: 'opset-unsupported',
+      detail: expect.stringContaining(`1 to ${LIMITS.newestIrVersion}`),
+    });
+    // The runtime refuses a file without the field; the writer writes a 0, which it takes.
+    if (irVersion > 0) await expect(run(model, { x: floats([4]) })).rejects.toThrow(/IR version/);
+    await expect(run({ ...model, irVersion: LIMITS.newestIrVersion }, { x: floats([4]) })).resolves.toBeDefined();
+  });
+
+  it('two nodes of one name, which the runtime refuses; another graph’s may have it', async () => {
+    const twins = withNodes(makeNode('Relu', ['x'], ['a'], { name: 'twin' }), makeNode('Neg', ['a'], ['y'], { name: 'twin' }));
+    expect(failure(twins)).toMatchObject({ code: 'graph-invalid', detail: expect.stringContaining("'twin'") });
+    await expect(run(twins, { x: floats([4]) })).rejects.toThrow('twin');
+    expect(failure(withNodes(makeNode('Relu', ['x'], ['a']), makeNode('Neg', ['a'], ['y']))).code).toBe('none');
+    const branch = () => graphOf({ outputs: [value('o', [4])], nodes: [makeNode('Relu', ['x'], ['o'], { name: 'twin' })] });
+    const apart = withNodes(
+      makeNode('If', ['c'], ['y'], { name: 'twin', attributes: [graphAttr('then_branch', branch()), graphAttr('else_branch', branch())] }),
+    );
+    apart.graph.initializers.set('c', { name: 'c', dataType: DataType.BOOL, dims: [], data: { kind: 'bytes', bytes: Uint8Array.of(1) } });
+    expect(failure(apart).code).toBe('none');
+    await expect(run(apart, { x: floats([4]) })).resolves.toBeDefined();
+  });
+
+  const norm = ['x', 'w', 'w', 'w', 'w'];
+  it.each([
+    ['Split', ['x'], ['y', ''], 'output 2 of 2'],
+    ['Sum', ['x', '', 'w'], ['y'], 'input 2 of 3'],
+    ['Max', ['x', ''], ['y'], 'input 2 of 2'],
+    ['Concat', ['x', ''], ['y'], 'input 2 of 2'],
+    ['Einsum', ['x', ''], ['y'], 'input 2 of 2'],
+    ['BatchNormalization', norm, ['y', '', ''], 'output 2 of 3'],
+    ['If', ['x'], ['y', ''], 'output 2 of 2'],
+    ['Loop', ['', '', 'x'], ['y', ''], 'output 2 of 2'],
+    ['Loop', ['', '', ''], ['y'], 'input 3 of 3'],
+    ['Scan', ['', ''], ['y'], 'input 2 of 2'],
+  ])('a gap in the lists of %s(%s) → %s', (opType, inputs, outputs, named) => {
+    const { code, detail } = failure(withNodes(makeNode(opType, inputs, outputs, { name: 'gappy' })));
+    expect([code, detail]).toEqual(['graph-invalid', expect.stringContaining(named)]);
+    expect(detail).toContain("'gappy'");
+  });
+
+  it('what ONNX lets a node leave out may be left out', () => {
+    for (const [opType, inputs, outputs] of [
+      ['Clip', ['x', '', 'w'], ['y']],
+      ['LSTM', ['x', 'w', 'w', '', '', 'w'], ['', '', 'y']],
+      ['Dropout', ['x', '', ''], ['y', '']],
+      ['LayerNormalization', ['x', 'w', ''], ['y', '', 'z']],
+      ['MaxPool', ['x'], ['y', '']],
+      ['Loop', ['', '', 'x'], ['y']],
+      ['Scan', ['', 'x'], ['y']],
+    ] as const)
+      expect([opType, failure(withNodes(makeNode(opType, [...inputs], [...outputs]))).code]).toEqual([opType, 'none']);
+  });
+
+  // Should it fail, the runtime has learned to check, and checkLists can let such models through to it.
+  it('the runtime dies of a gap', () => {
+    const path = join(folder, 'gap.onnx');
+    const model = withNodes(makeNode('Split', ['x'], ['y', ''], { name: 'gappy' }));
+    model.graph.outputs = [value('y', [2])];
+    writeFileSync(path, serializeModel(model));
+    const program = `const { InferenceSession, Tensor } = require('onnxruntime-node');
+      InferenceSession.create(${JSON.stringify(path)}).then((session) => session.run({ x: new Tensor('float32', [1, 2, 3, 4], [4]) }));`;
+    const { status, signal } = spawnSync(process.execPath, ['-e', program], { stdio: 'ignore', timeout: 30_000 });
+    expect({ status, crashed: signal !== null && signal !== 'SIGTERM' }).toEqual({ status: null, crashed: true });
   });
 });
 

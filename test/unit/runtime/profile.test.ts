@@ -1,5 +1,10 @@
+import { mkdtempSync, rmSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
 import { expect, it } from 'vitest';
 import { parseProfile } from '../../../src/runtime/profile.ts';
+import { createRunner } from '../../../src/runtime/runner.ts';
+import { DataType, model, node, tensor } from './models.ts';
 
 const run = { cat: 'Session', name: 'model_run', dur: 100 };
 const kernel = (name: string, operator: string, index: string, dur: number) => ({
@@ -55,4 +60,24 @@ it('keeps nodes of one name apart', () => {
 
 it('throws on a profile that is cut off', () => {
   expect(() => parseProfile('[{"cat": "Node"')).toThrow(SyntaxError);
+});
+
+// The runtime writes names into its JSON as they are.
+it('reads what the runtime writes of names that break JSON', async () => {
+  const names = ['quo"te', 'back\\slash', 'line\nend', 'tab\t\u0001', '"}},\n', '<b>名</b>'];
+  const nodes = names.map((name, i) => ({
+    ...node(i % 2 ? 'Erf' : 'Sin', [i ? `v${i - 1}` : 'x'], [i === names.length - 1 ? 'y' : `v${i}`]),
+    name,
+  }));
+  const bytes = model({ x: [DataType.FLOAT, [4]] }, { y: [DataType.FLOAT, [4]] }, nodes);
+  const folder = mkdtempSync(join(tmpdir(), 'halftone-profile-'));
+  try {
+    const session = await createRunner().open(bytes, { threads: 1, optimization: 'disable', profilePrefix: join(folder, 'p') });
+    for (let i = 0; i < 3; i++) await session.run({ x: tensor('float32', [4], [1, 2, 3, 4]) });
+    const profile = await session.endProfile();
+    session.close();
+    expect(profile.map(({ name, operator }) => [name, operator])).toEqual(nodes.map(({ name, opType }) => [name, opType]));
+  } finally {
+    rmSync(folder, { recursive: true, force: true });
+  }
 });
