@@ -104,10 +104,13 @@ export async function writeModel(model: Model, path: string, options: WriteOptio
   return { files };
 }
 
-/** A model as one array of bytes, external data brought inside. For models that are small; large ones go through `writeModel`. */
-export function serializeModel(model: Model): Uint8Array {
+/**
+ * A model as one array of bytes, external data brought inside. For models that are small; large ones go through `writeModel`.
+ * `into`: where the bytes go if they fit there, so that who opens many models in turn does not allocate each.
+ */
+export function serializeModel(model: Model, into?: Uint8Array): Uint8Array {
   const encoded = encode(model, new Map());
-  const out = new Uint8Array(encoded.length);
+  const out = into && into.length >= encoded.length ? into.subarray(0, encoded.length) : new Uint8Array(encoded.length);
   let to = 0;
   for (const part of encoded.parts()) {
     out.set(part instanceof Uint8Array ? part : fileBytes(part.path, part.offset, part.length), to);

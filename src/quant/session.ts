@@ -7,12 +7,25 @@ import { serializeModel, writeModel } from '../onnx/writer.ts';
 /** Models whose tensors are over this go to the runtime through a file with external data: one copy in memory, not three. */
 const IN_MEMORY_BYTES = 256e6;
 
+/** Buffers that models were serialized into, for the next: trials open some dozens, and each new buffer would bring a garbage collection nearer. */
+const KEPT = { buffers: 2, bytes: 64e6 };
+const buffers: Uint8Array[] = [];
+
 /** Opens a model in the runtime, through memory where it is small and through a file in `workDir` where it is not. */
 export async function openModel(runner: Runner, model: Model, workDir: string, options: SessionOptions): Promise<Session> {
   let bytes = 0;
   for (const tensor of model.graph.initializers.values())
     bytes += tensor.data.kind === 'bytes' ? tensor.data.bytes.length : tensor.data.length;
-  if (bytes <= IN_MEMORY_BYTES) return runner.open(serializeModel(model), options);
+  if (bytes <= IN_MEMORY_BYTES) {
+    const serialized = serializeModel(model, buffers.pop());
+    try {
+      return await runner.open(serialized, options);
+    } finally {
+      // The runtime keeps none of it.
+      const buffer = new Uint8Array(serialized.buffer);
+      if (buffers.length < KEPT.buffers && buffer.length <= KEPT.bytes) buffers.push(buffer);
+    }
+  }
   const { mkdtemp, rm } = await import('node:fs/promises');
   const folder = await mkdtemp(join(workDir, 'session-'));
   try {

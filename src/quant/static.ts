@@ -80,11 +80,11 @@ const LEAST_SAVING = 0.05;
 /** Noise that stored weights may add: a share of the plan's own, or so much that both stay well within the budget. */
 const STORED = { ofNoise: 0.12, ofBudget: 0.5 };
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
-const COMPENSATION = { runs: 8, leastSeconds: 0.3, ofFloor: 1 };
+const COMPENSATION = { runs: 4, leastSeconds: 1, ofFloor: 1 };
 /** For layers' own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
 const FEW = { least: 3, ms: 30 };
 /** How long layers' own noise may be measured, on one core: a share of the float inference over the calibration set, and a fixed part; what one session costs. */
-const SEARCH = { ofFloor: 1, ms: 1000, msPerNode: 0.13, leastSessions: 12 };
+const SEARCH = { ofFloor: 0.5, ms: 600, msPerNode: 0.13, leastSessions: 10 };
 
 /** What the trials of a recipe came to. */
 interface Tried {

@@ -42,43 +42,34 @@ function search(unit: Unit, weight: QuantizedWeight, input: Grid, observations: 
   // Another reader of the value may have had its channels observed along another axis.
   const maxima = statistics?.channels?.max.length === inputs ? statistics.channels.max : null;
   const overall = code(statistics?.max ?? Number.POSITIVE_INFINITY);
-  const greatest = (channel: number) => Math.max(input.zeroPoint, maxima ? code(maxima[channel]!) : overall);
+  const perGroup = anchor.opType === 'Conv' ? dims[1]! : inputs;
+  const perGroupOut = channels / group;
+  const depthwise = anchor.opType === 'Conv' && perGroup === 1 && perGroupOut === 1;
+  if (depthwise) return found;
+  const greatest = Int32Array.from({ length: inputs }, (_, c) => Math.max(input.zeroPoint, maxima ? code(maxima[c]!) : overall));
+  // Where the i-th product's weight lies, from an output channel's first, and which input channel it takes.
+  const kernel = anchor.opType === 'Conv' ? dims.slice(2).reduce((a, b) => a * b, 1) : 1;
+  const products = perGroup * kernel;
+  const weightAt = new Int32Array(products);
+  const channelAt = new Int32Array(products);
+  const [step, stride] = anchor.opType === 'Conv' || outputsFirst ? [1, products] : [channels, 1];
+  for (let i = 0; i < products; i++) {
+    channelAt[i] = i % perGroup;
+    weightAt[i] = ((i % perGroup) * kernel + Math.floor(i / perGroup)) * step;
+  }
   const w = weight.data;
-  const check = (o: number, k: number, weightAt: (i: number) => number, channelAt: (i: number) => number) => {
-    for (let i = 0; i + 1 < k; i += 2) {
-      const [a, b] = [w[weightAt(i)]!, w[weightAt(i + 1)]!];
+  for (let o = 0; o < channels; o++) {
+    const [base, first] = [o * stride, Math.floor(o / perGroupOut) * perGroup];
+    for (let i = 0; i + 1 < products; i += 2) {
+      const [a, b] = [w[base + weightAt[i]!]!, w[base + weightAt[i + 1]!]!];
       // Only two of one sign can pass the limit together: 255 · 128 fits alone.
-      if (a > 0 === b > 0 && Math.abs(a + b) > 128) {
-        const sum = a * greatest(channelAt(i)) + b * greatest(channelAt(i + 1));
-        if (sum > HIGHEST || sum < LOWEST) {
-          found.add(o);
-          return;
-        }
+      if (a + b <= 128 && a + b >= -128) continue;
+      const sum = a * greatest[first + channelAt[i]!]! + b * greatest[first + channelAt[i + 1]!]!;
+      if (sum > HIGHEST || sum < LOWEST) {
+        found.add(o);
+        break;
       }
     }
-  };
-  if (anchor.opType === 'Conv') {
-    const [perGroup, kernel] = [dims[1]!, dims.slice(2).reduce((a, b) => a * b, 1)];
-    const perGroupOut = channels / group;
-    if (perGroup === 1 && perGroupOut === 1) return found;
-    for (let o = 0; o < channels; o++) {
-      const [base, first] = [o * perGroup * kernel, Math.floor(o / perGroupOut) * perGroup];
-      check(
-        o,
-        perGroup * kernel,
-        (i) => base + (i % perGroup) * kernel + Math.floor(i / perGroup),
-        (i) => first + (i % perGroup),
-      );
-    }
-    return found;
   }
-  const k = inputs;
-  for (let o = 0; o < channels; o++)
-    check(
-      o,
-      k,
-      (i) => (outputsFirst ? o * k + i : i * channels + o),
-      (i) => i,
-    );
   return found;
 }
