@@ -7,7 +7,7 @@ import type { JobStatus, StageRun } from '../domain/job.ts';
 import { type Consumer, quantizeQueue, startReconciler, startRelay, WEBHOOK_QUEUE } from '../queue/index.ts';
 import { loadLibrary } from '../runtime/library.ts';
 import { detectMachine } from '../runtime/machine.ts';
-import { createExecution, createOutboxSource, createReconcilable, type Database, openScratch, profiles } from '../store/index.ts';
+import { createExecution, createOutboxSource, createReconcilable, type Database, openScratch, profiles, workers } from '../store/index.ts';
 import { createWorker } from '../worker/index.ts';
 import type { Lifetime } from './lifetime.ts';
 import { openServices, openStores } from './stores.ts';
@@ -16,6 +16,8 @@ import { openServices, openStores } from './stores.ts';
 const WEBHOOKS_AT_ONCE = 8;
 /** How often it is looked for profiles with labels that were not known before. */
 const PROFILES_EVERY_MS = 5000;
+/** How often a worker says that it lives; ten times as often as it would be taken for gone. */
+const ALIVE_EVERY_MS = 30_000;
 
 export interface WorkerHooks {
   onStage?: (run: StageRun) => void;
@@ -65,6 +67,13 @@ export async function runWorker(lifetime: Lifetime, hooks: WorkerHooks = {}): Pr
   const reconciler = startReconciler(createReconcilable({ db, objects }), broker, { log });
   onShutdown({ name: 'relay and reconciler', capMs: 5000, run: () => Promise.all([relay.stop(), reconciler.stop()]) });
 
+  // Before the first job could be taken: POST refuses jobs for devices that no worker stands for.
+  const live = () => workers.seen(db.client, scratch.workerId, config.workerLabels);
+  await live();
+  const alive = setInterval(() => {
+    live().catch((error: unknown) => log.warn({ err: error }, 'this worker could not say that it lives'));
+  }, ALIVE_EVERY_MS);
+
   const consumers = new Map<string, Consumer>();
   const consumeJobs = async () => {
     for (const labels of await profiles.labelSets(db.client)) {
@@ -91,6 +100,7 @@ export async function runWorker(lifetime: Lifetime, hooks: WorkerHooks = {}): Pr
     capMs: grace + 10_000,
     async run() {
       clearInterval(watch);
+      clearInterval(alive);
       await unlisten();
       // First nothing new is taken; the consumers' ends then wait for the jobs that are being stopped.
       const closed = [deliveries, ...consumers.values()].map((consumer) => consumer.close());

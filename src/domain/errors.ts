@@ -106,7 +106,11 @@ export const ERRORS = {
     'The detail names the option and what can be used instead.',
   ),
   'profile-forbids': entry(422, 'The device profile forbids what the recipe asks', 'Change the recipe or the profile.'),
-  'profile-not-measurable': entry(422, 'No worker can measure this device profile', 'Start a worker that carries the profile’s labels.'),
+  'profile-not-measurable': entry(
+    422,
+    'No worker can measure this device profile',
+    'Start a worker that carries the profile’s labels (WORKER_LABELS), then post the job again.',
+  ),
   'metric-unsuitable': entry(422, 'The metric does not fit the data or the output', 'The detail says what the metric needs.'),
   'output-unknown': entry(422, 'The model has no output of this name', 'The detail names the outputs.'),
   'gate-load': entry(422, 'The quantized file does not load', 'This is a fault of ours; the detail names node and cause.'),

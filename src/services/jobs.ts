@@ -17,6 +17,7 @@ import {
   results,
   type Tx,
   webhooks,
+  workers,
 } from '../store/db/index.ts';
 import { collect } from '../store/publish.ts';
 import type { ServiceContext } from './context.ts';
@@ -108,6 +109,7 @@ export class JobService {
       }
     });
     const inputs = modelInputs(description);
+    await this.#checkMeasurable(targets);
     checkSignature(description);
     if (calibration) checkDataset(descriptionOf(calibration), inputs, '/calibration');
     if (evaluation) checkDataset(descriptionOf(evaluation), inputs, '/evaluation');
@@ -167,6 +169,26 @@ export class JobService {
       found.push(profile);
     }
     return found;
+  }
+
+  /**
+   * Whether a worker lives that can measure all that is asked for. Where no labels are asked any worker will do, and a job may be
+   * posted before there is one; a job for a device that nobody stands for would wait for ever without a word.
+   */
+  async #checkMeasurable(asked: DeviceProfile[]): Promise<void> {
+    const labels: string[] = [];
+    for (const [index, profile] of asked.entries()) {
+      const more = profile.workers.filter((label) => !labels.includes(label));
+      if (more.length === 0) continue;
+      labels.push(...more);
+      if (await workers.anyCarries(this.#context.db.client, labels)) continue;
+      const together = more.length < labels.length ? `, and one job is run by one worker: post a job for each device` : '';
+      throw at(
+        `/deviceProfiles/${index}`,
+        'profile-not-measurable',
+        `${profile.name} is measured by workers with the labels ${labels.map((label) => `'${label}'`).join(', ')}, and none was seen in the last minutes${together}.`,
+      );
+    }
   }
 
   async #view(row: JobRecord): Promise<JobView> {

@@ -1,7 +1,7 @@
 /** The store's side of domain/queue.ts: the outbox for its relay, and what the reconciler puts right. */
 import type { ObjectStore } from '../domain/objects.ts';
 import type { OutboxSource, QueueMessage, Reconcilable } from '../domain/queue.ts';
-import { type Database, idempotency, lifecycle, outbox, webhooks } from './db/index.ts';
+import { type Database, idempotency, lifecycle, outbox, webhooks, workers } from './db/index.ts';
 import { sweep } from './publish.ts';
 
 export function createOutboxSource(db: Database): OutboxSource {
@@ -35,7 +35,7 @@ export function createReconcilable({ db, objects }: { db: Database; objects: Obj
     async sweep(afterStart) {
       const minAgeMs = afterStart ? 0 : YOUNG_OBJECT_MS;
       const removed = await sweep({ db, objects }, { minAgeMs, staleMs: STALE_UPLOAD_MS });
-      return { ...removed, idempotencyKeys: await idempotency.removeExpired(db.client) };
+      return { ...removed, idempotencyKeys: await idempotency.removeExpired(db.client), workers: await workers.forgetGone(db.client) };
     },
   };
 }

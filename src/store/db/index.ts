@@ -15,3 +15,4 @@ export * as references from './references.ts';
 export * as results from './results.ts';
 export * as statistics from './statistics.ts';
 export * as webhooks from './webhooks.ts';
+export * as workers from './workers.ts';

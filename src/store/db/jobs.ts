@@ -26,7 +26,7 @@ const record = (row: Prisma.JobGetPayload<object>): JobRecord => {
   };
 };
 
-/** The first profile is the target: its labels decide which workers may take the job. */
+/** The first profile is the target; a worker that takes the job must carry the labels of all of them. */
 export type NewJob = Pick<
   JobRecord,
   | 'modelId'
@@ -45,7 +45,7 @@ export type NewJob = Pick<
 /** Makes a queued job, its first event and its outbox message. Lock model and data sets first (`lockLiving`). */
 export async function create(tx: Tx, job: NewJob): Promise<JobRecord> {
   const id = newId('job');
-  const labels = labelsOf(job.deviceProfiles[0]!);
+  const labels = labelsOf(...job.deviceProfiles);
   await tx.job.create({
     data: {
       id,

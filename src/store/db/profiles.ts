@@ -5,9 +5,9 @@ import { json, type Tx } from './client.ts';
 import type { Prisma } from './generated/client.ts';
 import type { PageQuery, ProfileRecord } from './records.ts';
 
-/** The labels of a profile as one string: sorted, without doubles, joined with `,`; '' = any worker. */
-export function labelsOf(profile: DeviceProfile): string {
-  return [...new Set(profile.workers)].sort().join(',');
+/** The labels that a worker must carry to measure all of these, as one string: sorted, without doubles, joined with `,`; '' = any worker. */
+export function labelsOf(...asked: Pick<DeviceProfile, 'workers'>[]): string {
+  return [...new Set(asked.flatMap(({ workers }) => workers))].sort().join(',');
 }
 
 const record = (row: Prisma.DeviceProfileGetPayload<object>): ProfileRecord => ({
@@ -44,10 +44,11 @@ export async function findByName(tx: Tx, name: string): Promise<ProfileRecord | 
 export async function resolve(tx: Tx, idOrName: string): Promise<ProfileRecord | null> {
   return (await get(tx, idOrName)) ?? findByName(tx, idOrName);
 }
-/** The different sets of labels that profiles ask of a worker, each sorted and joined with `,`. */
+/** The different sets of labels that profiles, and queued jobs on several of them, ask of a worker, each sorted and joined with `,`. */
 export async function labelSets(tx: Tx): Promise<string[]> {
   const rows = await tx.deviceProfile.findMany({ select: { spec: true } });
-  return [...new Set(rows.map((row) => labelsOf(row.spec as unknown as DeviceProfile)))];
+  const queued = await tx.job.findMany({ where: { status: 'queued' }, select: { labels: true }, distinct: ['labels'] });
+  return [...new Set([...rows.map((row) => labelsOf(row.spec as unknown as DeviceProfile)), ...queued.map(({ labels }) => labels)])];
 }
 export async function list(tx: Tx, page: PageQuery): Promise<ProfileRecord[]> {
   const where = page.before ? { id: { lt: page.before } } : {};

@@ -4,6 +4,7 @@ import { join } from 'node:path';
 import { Readable } from 'node:stream';
 import tar from 'tar-stream';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { workers } from '../../../src/store/db/index.ts';
 import { classifier } from '../../acceptance/support/models.ts';
 import { field, graph, int, node, model as onnx, tensor, value } from '../../acceptance/support/onnx.ts';
 import { type Answer, type Api, KEY, startApi } from './support/api.ts';
@@ -149,6 +150,41 @@ describe('what headers show is refused at POST', () => {
     expect(await refused([value('x', [4])], [unranked('y')])).toBe('taken');
     expect(await refused([value('x', [4])], [field(1, 'y')])).toBe('taken');
     expect(await refused([value('x', [])], [value('y', [])])).toBe('taken');
+  });
+
+  it('a device that no living worker stands for', async () => {
+    for (const [name, workers] of [
+      ['board', ['arm', 'lab']],
+      ['phone', ['phone']],
+    ] as const)
+      await api.call('POST', '/v1/device-profiles', { json: { name, workers } });
+    const answerFor = async (...deviceProfiles: string[]) => {
+      const { status, body } = await post({ model, recipe: { method: 'dynamic' }, deviceProfiles });
+      if (status !== 202) return [status, body.code, body.errors[0].pointer, body.detail];
+      const row = await api.db.client.job.findUniqueOrThrow({ where: { id: body.id } });
+      await api.call('POST', `/v1/jobs/${body.id}/cancel`);
+      await api.call('DELETE', `/v1/jobs/${body.id}`);
+      return [status, row.labels];
+    };
+    const refused = (at: number, text: string) => [422, 'profile-not-measurable', `/deviceProfiles/${at}`, expect.stringContaining(text)];
+    // Any worker will do, now or later.
+    expect(await answerFor('host')).toEqual([202, '']);
+    expect(await answerFor('board')).toEqual(refused(0, "'arm', 'lab'"));
+    await workers.seen(api.db.client, 'one', ['arm']);
+    expect(await answerFor('board')).toEqual(refused(0, "'arm', 'lab'"));
+    await workers.seen(api.db.client, 'two', ['lab', 'rack 7', 'arm']);
+    await workers.seen(api.db.client, 'three', ['phone']);
+    expect(await answerFor('board')).toEqual([202, 'arm,lab']);
+    expect(await answerFor('host', 'board')).toEqual([202, 'arm,lab']);
+    // Each has a worker, and no worker has both.
+    expect(await answerFor('board', 'phone')).toEqual(refused(1, 'post a job for each'));
+    await workers.seen(api.db.client, 'three', ['phone', 'lab', 'arm']);
+    expect(await answerFor('board', 'phone')).toEqual([202, 'arm,lab,phone']);
+    await api.db.client.$executeRaw`update workers set seen_at = now() - interval '6 minutes'`;
+    expect(await answerFor('phone')).toEqual(refused(0, "'phone'"));
+    expect(await workers.forgetGone(api.db.client)).toBe(0);
+    await api.db.client.$executeRaw`update workers set seen_at = now() - interval '1 hour'`;
+    expect(await workers.forgetGone(api.db.client)).toBe(3);
   });
 
   it('what the target forbids, and only the target', async () => {

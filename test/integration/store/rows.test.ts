@@ -354,12 +354,18 @@ describe('jobs', () => {
     expect(await count()).toBe(0);
   });
 
-  it('are asked for by the labels of their target', async () => {
+  it('are asked for by the labels of all that measure them', async () => {
     const [host] = builtInProfiles(null);
     const made = await profiles.create(stores.db.client, { ...host!, name: 'a board', workers: ['pi5', 'arm', 'pi5'] });
     const job = await makeJob(stores, { deviceProfiles: [made!] });
     expect(job.labels).toBe('arm,pi5');
-    expect(await profiles.labelSets(stores.db.client)).toEqual(expect.arrayContaining(['', 'arm,pi5']));
+    const other = await profiles.create(stores.db.client, { ...host!, name: 'a phone', workers: ['phone', 'arm'] });
+    const both = await makeJob(stores, { deviceProfiles: [made!, other!] });
+    expect(both.labels).toBe('arm,phone,pi5');
+    // No profile asks for the three, and a worker has to know of them all the same, as long as the job waits.
+    expect(await profiles.labelSets(stores.db.client)).toEqual(expect.arrayContaining(['', 'arm,pi5', 'arm,phone', 'arm,phone,pi5']));
+    await stores.db.transaction((tx) => jobs.requestCancel(tx, both.id));
+    expect(await profiles.labelSets(stores.db.client)).not.toContain('arm,phone,pi5');
     expect(await profiles.create(stores.db.client, { ...host!, name: 'a board' })).toBeNull();
   });
 });
