@@ -10,6 +10,8 @@ const project = (name: string, groupOrder: number, maxWorkers: number, testTimeo
     name,
     include: [`test/${name}/**/*.test.ts`],
     environment: 'node',
+    // What tests open with onnxruntime-node itself reports nothing either (src/runtime/library.ts).
+    env: { ORT_DISABLE_TELEMETRY: '1' },
     pool: 'forks' as const,
     maxWorkers,
     testTimeout,

@@ -236,10 +236,11 @@ export function readConfig(environment: Record<string, string | undefined> = pro
   return Object.freeze(config);
 }
 
-/** All that a job's process sees of the environment: what programs need to run, and no secret. */
+/** All that a job's process sees of the environment: what programs need to run, no secret, and that a user's models are nobody else's (runtime/library.ts). */
 const PASSED_ON = ['PATH', 'HOME', 'LANG', 'LC_ALL', 'LC_CTYPE', 'TZ', 'LD_LIBRARY_PATH', 'LD_PRELOAD'];
 export function childEnvironment(environment: Record<string, string | undefined> = process.env): Record<string, string> {
-  return Object.fromEntries(PASSED_ON.flatMap((name) => (environment[name] === undefined ? [] : [[name, environment[name]]])));
+  const passed = Object.fromEntries(PASSED_ON.flatMap((name) => (environment[name] === undefined ? [] : [[name, environment[name]]])));
+  return { ...passed, ORT_DISABLE_TELEMETRY: '1' };
 }
 
 /** The machine's memory, or the container's where that is less. */

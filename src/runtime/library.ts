@@ -20,6 +20,15 @@ export interface Library {
 let loaded: Library | undefined;
 
 /**
+ * Since 1.29 the published builds report to Microsoft unless told not to: a process's start, each session's graph name, producer,
+ * hashes of graph and weights (microsoft/onnxruntime#27379), with an identifier and a cache left in the user's home. The C API's
+ * switch takes effect only after the first report; this one, read when the library makes its environment, before anything.
+ */
+function keepToOurselves(): void {
+  process.env.ORT_DISABLE_TELEMETRY = '1';
+}
+
+/**
  * Loads ONNX Runtime, once a process, and returns where it lies and its version. `path` names another build of the same version,
  * as the setting ONNXRUNTIME_LIBRARY does: a copy that is masked to run the kernels of a lesser processor. Without it this is the
  * library that the process has loaded already, or else the one inside onnxruntime-node. Throws when there is none for this
@@ -27,6 +36,7 @@ let loaded: Library | undefined;
  * (facts.ts) holds for that version.
  */
 export function loadLibrary(path?: string): Library {
+  keepToOurselves();
   if (loaded !== undefined && (path === undefined || path === loaded.path)) return loaded;
   const { folder, version } = installedPackage();
   const file = FILES[process.platform];

@@ -111,6 +111,6 @@ describe('the configuration', () => {
       AWS_SECRET_ACCESS_KEY: 'x',
       NODE_OPTIONS: '--inspect',
     };
-    expect(childEnvironment(environment)).toEqual({ PATH: '/bin', HOME: '/root' });
+    expect(childEnvironment(environment)).toEqual({ PATH: '/bin', HOME: '/root', ORT_DISABLE_TELEMETRY: '1' });
   });
 });
