@@ -59,6 +59,26 @@ function webhook(event: WebhookEvent) {
   };
 }
 
+/** The page that shows this document; its routes are its plugin's. */
+const REFERENCE = {
+  get: {
+    operationId: 'getReference',
+    tags: ['Service'],
+    summary: 'This document as a page',
+    security: [],
+    responses: {
+      '200': {
+        description: 'HTML; nothing of it is fetched from elsewhere.',
+        content: { 'text/html': { schema: { type: 'string' as const } } },
+      },
+      '400': {
+        description: 'The request could not be read.',
+        content: { 'application/problem+json': { schema: { $ref: '#/components/schemas/Problem' } } },
+      },
+    },
+  },
+};
+
 /** A wildcard has no name in a path's template: the document calls it `name`. */
 function wildcardNamed(params: unknown): unknown {
   const { properties, ...rest } = params as { properties: Record<string, unknown> };
@@ -80,6 +100,10 @@ export async function registerOpenApi(app: App, version: string): Promise<void> 
       },
     },
     hideUntagged: true,
+    transformObject(document) {
+      if (!('openapiObject' in document)) return document.swaggerObject;
+      return { ...document.openapiObject, paths: { ...document.openapiObject.paths, '/docs': REFERENCE } };
+    },
     refResolver: { buildLocalReference: (json, _baseUri, _fragment, i) => (typeof json.$id === 'string' ? json.$id : `def-${i}`) },
     transform({ schema, url, route }) {
       const body = route.config?.documentedBody;
