@@ -12,7 +12,35 @@ interface OutputError {
   noise: number;
 }
 
-/** Adds one run's outputs to the errors. A value that is not finite counts as infinite noise, unless the float model's is the same. */
+/** Probabilities below this are one and the same: an integer Softmax can't tell them from nothing. */
+const LEAST_PROBABILITY = 1 / 512;
+/** How far a row of probabilities may be from 1 in all. */
+const SUM_TOLERANCE = 1e-3;
+
+/** Whether a value holds distributions over classes along a sequence: what a recogniser gives for each step. */
+function isSequenceOfProbabilities(value: TensorValue): boolean {
+  const classes = value.dims.at(-1) ?? 0;
+  if (value.type !== 'float32' || value.dims.length < 3 || classes < 3) return false;
+  const x = floats(value);
+  for (let row = 0; row < x.length; row += classes) {
+    let sum = 0;
+    for (let i = row; i < row + classes; i++) {
+      if (!(x[i]! >= 0)) return false;
+      sum += x[i]!;
+    }
+    if (Math.abs(sum - 1) > SUM_TOLERANCE) return false;
+  }
+  return x.length > 0;
+}
+
+/** How far a probability is above the least that counts, on a logarithmic scale. */
+const evidence = (probability: number): number => (probability > LEAST_PROBABILITY ? Math.log(probability / LEAST_PROBABILITY) : 0);
+
+/**
+ * Adds one run's outputs to the errors. A value that is not finite counts as infinite noise, unless the float model's is the same.
+ * Sequences of probabilities are compared by their logarithms: a recogniser's spikes are steep, and one that moves by a step, which changes
+ * no text, would count for more than all that went before it.
+ */
 function addErrors(errors: Map<string, OutputError>, reference: Record<string, TensorValue>, got: Record<string, TensorValue>): void {
   for (const [name, r] of Object.entries(reference)) {
     if (r.type !== 'float32') continue;
@@ -26,6 +54,20 @@ function addErrors(errors: Map<string, OutputError>, reference: Record<string, T
     const [x, y] = [floats(r), floats(g)];
     let power = 0;
     let noise = 0;
+    if (isSequenceOfProbabilities(r)) {
+      for (let i = 0; i < x.length; i++) {
+        if (!(x[i]! > LEAST_PROBABILITY || y[i]! > LEAST_PROBABILITY)) {
+          if (Number.isNaN(y[i])) noise = Number.POSITIVE_INFINITY;
+          continue;
+        }
+        const [a, b] = [evidence(x[i]!), evidence(y[i]!)];
+        power += a * a;
+        noise += (a - b) ** 2;
+      }
+      error.power += power;
+      error.noise += noise;
+      continue;
+    }
     for (let i = 0; i < x.length; i++) {
       if (!Number.isFinite(x[i]!)) {
         if (!Object.is(x[i], y[i])) noise = Number.POSITIVE_INFINITY;

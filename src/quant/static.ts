@@ -80,11 +80,13 @@ const LEAST_SAVING = 0.05;
 /** Noise that stored weights may add: a share of the plan's own, or so much that both stay well within the budget. */
 const STORED = { ofNoise: 0.12, ofBudget: 0.5 };
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
-const COMPENSATION = { runs: 4, leastSeconds: 1, ofFloor: 1 };
+const COMPENSATION = { runs: 8, leastSeconds: 1, ofFloor: 1 };
 /** For layers' own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
-const FEW = { least: 3, ms: 30 };
-/** How long layers' own noise may be measured, on one core: a share of the float inference over the calibration set, and a fixed part; what one session costs. */
-const SEARCH = { ofFloor: 0.5, ms: 600, msPerNode: 0.13, leastSessions: 10 };
+const FEW = { least: 3, ms: 24 };
+/**
+ * How long layers' own noise may be measured, on one core: a share of the float inference over the calibration set, and a fixed part; what one session costs. A repair may
+ * take so many times as long: accuracy is known to be at stake then. */
+const SEARCH = { ofFloor: 0.4, ms: 1000, msPerNode: 0.13, leastSessions: 10, repair: 3 };
 
 /** What the trials of a recipe came to. */
 interface Tried {
@@ -92,7 +94,8 @@ interface Tried {
   planned: ReadonlySet<number>;
   best: Judged;
   notes: string[];
-  own: Map<number, number> | null;
+  /** Layers' own noise, for a first try and for repairs. */
+  own: Map<'first' | 'repair', Map<number, number>>;
 }
 
 /** Indices of the runs that corrections are judged on and that no range is taken from. */
@@ -299,8 +302,7 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     notes.push(...tried.notes.map((note) => `${note} ${where}`));
     const target = context.targetDb;
     if (decibels(tried.best.noise) >= target || planned.size <= 1) return { ...tried.best, trials };
-    tried.own ??= await ownNoise(basis, tried, runMs, context);
-    const { own } = tried;
+    const own = await ownNoise(basis, tried, runMs, context);
     const found = await withinNoiseBudget({
       units,
       planned,
@@ -415,7 +417,7 @@ async function triedBefore(
           best: await trials.judge(planned, { name: rule, ranges: rangesBy(rule, basis.observations), correctBias: true, moments: null }),
           notes: [],
         };
-  const tried: Tried = { trials, planned, own: null, ...found };
+  const tried: Tried = { trials, planned, own: new Map(), ...found };
   basis.trials.set(key, tried);
   return tried;
 }
@@ -423,23 +425,29 @@ async function triedBefore(
 const fewSamples = (runMs: number): number => Math.max(FEW.least, Math.round(FEW.ms / Math.max(runMs, 0.01)));
 
 /** The noise that each layer of a plan adds by itself. */
-function ownNoise(
+async function ownNoise(
   basis: StaticBasis,
-  { trials, planned, best }: Tried,
+  { trials, planned, best, own }: Tried,
   runMs: number,
   context: StaticContext,
 ): Promise<Map<number, number>> {
+  const round = context.repair ? 'repair' : 'first';
+  const before = own.get(round);
+  if (before) return before;
   const samples = fewSamples(runMs);
   const sessionMs = SEARCH.msPerNode * basis.prepared.graph.nodes.length + Math.min(samples, basis.held.length) * runMs;
-  return sensitivities(
+  const most = Math.max(SEARCH.leastSessions, Math.floor((SEARCH.ofFloor * runMs * basis.runs + SEARCH.ms) / sessionMs));
+  const found = await sensitivities(
     basis.units.filter((u) => planned.has(u.id) && !u.row!.moves),
     async (units) => (await trials.judge(new Set(units.map((u) => u.id)), best.choice, samples)).noise,
     {
-      most: Math.max(SEARCH.leastSessions, Math.floor((SEARCH.ofFloor * runMs * basis.runs + SEARCH.ms) / sessionMs)),
+      most: context.repair ? SEARCH.repair * most : most,
       expected: (unit) => expectedNoise(unit, best.quantization, basis.observations),
       atATime: trials.atATime,
       progress: (fraction) => context.progress('transform', fraction),
       ...(context.signal && { signal: context.signal }),
     },
   );
+  own.set(round, found);
+  return found;
 }

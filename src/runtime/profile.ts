@@ -18,23 +18,23 @@ const SUFFIX = '_kernel_time';
 const FRAME = /^\{"cat" : "(\w+)","pid" :\d+,"tid" :\d+,"dur" :(\d+),"ts" :\d+,"ph" : "\w","name" :"([\s\S]*?)","args" : (\{.*\})\},?$/gm;
 const field = (args: string, name: string) => new RegExp(`"${name}" : "([^"]*)"`).exec(args)?.[1];
 
-function traceEvents(text: string): TraceEvent[] {
-  try {
-    return JSON.parse(text) as TraceEvent[];
-  } catch (error) {
-    // Cut off, not badly named.
-    if (!text.trimEnd().endsWith(']')) throw error;
-  }
-  return Array.from(text.matchAll(FRAME), ([, cat, dur, name, args]) => {
+/** The events of a profile, one at a time: parsed as a whole they take some hundred megabytes for a network of a few hundred nodes. */
+function* traceEvents(text: string): Generator<TraceEvent> {
+  if (!text.trimEnd().endsWith(']')) throw new SyntaxError('the profile is cut off');
+  let framed = false;
+  for (const [, cat, dur, name, args] of text.matchAll(FRAME)) {
+    framed = true;
     const op_name = field(args!, 'op_name');
     const node_index = field(args!, 'node_index');
-    return {
-      cat,
-      name,
+    yield {
+      cat: cat!,
+      name: name!,
       dur: Number(dur),
       args: { ...(op_name === undefined ? {} : { op_name }), ...(node_index === undefined ? {} : { node_index }) },
     };
-  });
+  }
+  // Another frame than the one known here: as what it claims to be.
+  if (!framed) yield* JSON.parse(text) as TraceEvent[];
 }
 
 /**
@@ -42,10 +42,10 @@ function traceEvents(text: string): TraceEvent[] {
  * often (an If's branch), their sum ÷ the number of runs. In the order of first execution. Throws SyntaxError on a broken profile.
  */
 export function parseProfile(text: string): ProfiledNode[] {
-  const events = traceEvents(text);
-  const runs = Math.max(1, events.filter(({ cat, name }) => cat === 'Session' && name === 'model_run').length);
+  let runs = 0;
   const nodes = new Map<string, { name: string; operator: string; times: number[] }>();
-  for (const { cat, name, dur, args } of events) {
+  for (const { cat, name, dur, args } of traceEvents(text)) {
+    if (cat === 'Session' && name === 'model_run') runs++;
     if (cat !== 'Node' || name === undefined || !name.endsWith(SUFFIX) || typeof dur !== 'number') continue;
     const operator = args?.op_name ?? '';
     // Names need not be unique, and indices are not across subgraphs.
@@ -54,6 +54,7 @@ export function parseProfile(text: string): ProfiledNode[] {
     node.times.push(dur);
     nodes.set(key, node);
   }
+  runs = Math.max(1, runs);
   return [...nodes.values()].map(({ name, operator, times }) => ({
     name,
     operator,

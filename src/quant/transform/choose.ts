@@ -24,12 +24,15 @@ export async function chooseNumbers(
   const nearest = best;
   const rounding = known?.size ? known : null;
   const [compensated, uncorrected] = await Promise.all([
-    rounding ? trials.judge(planned, { ...best.choice, moments: rounding }) : null,
-    trials.judge(planned, { ...best.choice, moments: rounding, correctBias: false }),
+    rounding ? trials.judge(planned, { ...nearest.choice, moments: rounding }) : null,
+    trials.judge(planned, { ...nearest.choice, correctBias: false }),
   ]);
   if (compensated && compensated.noise < best.noise) best = compensated;
-  const corrected = compensated ?? nearest;
-  if (uncorrected.noise < best.noise) best = uncorrected;
+  if (uncorrected.noise < nearest.noise) {
+    // Better without it to nearest; then, where the rounding stays compensated, that is tried without it, too.
+    const neither = best === nearest ? uncorrected : await trials.judge(planned, { ...best.choice, correctBias: false });
+    if (neither.noise < best.noise) best = neither;
+  }
   notes.push(
     `ranges: ${best.choice.name === 'auto' ? 'least expected error by tensor' : best.choice.name}, ${decibels(best.noise).toFixed(1)} dB`,
   );
@@ -38,6 +41,6 @@ export async function chooseNumbers(
     notes.push(
       `error-compensated rounding of ${rounding!.size} layers: ${best.choice.moments ? 'kept' : 'not kept'}, ${change(compensated, nearest)}`,
     );
-  notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, ${change(corrected, uncorrected)}`);
+  notes.push(`bias correction: ${best.choice.correctBias ? 'kept' : 'not kept'}, ${change(nearest, uncorrected)}`);
   return { best, notes };
 }

@@ -11,7 +11,7 @@ import { outputChannels, type QuantizedWeight, unitWeight } from './weights.ts';
 const MAX_COLUMNS = 1152;
 const MAX_HESSIAN_BYTES = 200e6;
 /** Positions of a feature map, or rows of a product, that one run adds: neighbours tell nearly the same. */
-const POSITIONS = 512;
+const POSITIONS = 256;
 /** Multiply-adds a second, for the time that a layer is expected to take (native/: 3.5 s for 512 rows of 4608 columns; second moments go some times faster). */
 const SPEED = 1.5e9;
 

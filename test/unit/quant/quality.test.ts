@@ -90,3 +90,51 @@ describe('decibels', () => {
     );
   });
 });
+
+describe('noiseOf sequences of probabilities', () => {
+  /** Softmax of the logits [1, steps, classes], each times `gain` and with `shift` added to the first class. */
+  const recogniser = (gain: number, shift: number, steps: number, classes: number) =>
+    modelOf(
+      [node('Mul', ['x', 'gain'], ['scaled']), node('Add', ['scaled', 'shift'], ['logits']), node('Softmax', ['logits'], ['p'])],
+      { x: [1, steps, classes] },
+      ['p'],
+      [scalar('gain', gain), { ...scalar('shift', 0), dims: [classes], data: floatsOf([shift, ...new Array(classes - 1).fill(0)]) }],
+      OPSET,
+    );
+  const floatsOf = (values: number[]) => ({ kind: 'bytes' as const, bytes: new Uint8Array(Float32Array.from(values).buffer) });
+  const logits = [
+    [9, 0, -3, 1],
+    [0, 8, 2, -1],
+    [0.3, 0.1, 0, 0.2],
+  ];
+  const feed = { x: floats(logits.flat(), [1, 3, 4]) };
+  const softmax = (row: number[]) => {
+    const e = row.map((v) => Math.exp(v - Math.max(...row)));
+    const sum = e.reduce((a, b) => a + b, 0);
+    return e.map((v) => v / sum);
+  };
+
+  it('is that of their logarithms above 1/512', async () => {
+    const evidence = (p: number) => Math.max(0, Math.log(512 * p));
+    let [power, wrong] = [0, 0];
+    for (const row of logits) {
+      const p = softmax(row);
+      const q = softmax(row.map((v, i) => 0.8 * v + (i === 0 ? 0.5 : 0)));
+      p.forEach((v, i) => {
+        power += evidence(v) ** 2;
+        wrong += (evidence(v) - evidence(q[i]!)) ** 2;
+      });
+    }
+    expect(await noise(recogniser(0.8, 0.5, 3, 4), recogniser(1, 0, 3, 4), [feed], null)).toBeCloseTo(wrong / power, 5);
+  });
+  it('is nothing for what an integer Softmax cannot tell from nothing', async () => {
+    const spikes = { x: floats([20, 0, 1, 2], [1, 1, 4]) };
+    expect(await noise(recogniser(1.5, 0, 1, 4), recogniser(1, 0, 1, 4), [spikes], null)).toBeLessThan(1e-9);
+  });
+  it('values that are no distributions are compared as they are', async () => {
+    const plain = modelOf([node('Add', ['x', 'a'], ['y'])], { x: [1, 1, 4] }, ['y'], [scalar('a', 0.1)], OPSET);
+    const reference = modelOf([node('Add', ['x', 'a'], ['y'])], { x: [1, 1, 4] }, ['y'], [scalar('a', 0)], OPSET);
+    const values = { x: floats([0.5, 0.25, 0.5, 0.25], [1, 1, 4]) };
+    expect(await noise(plain, reference, [values], null)).toBeCloseTo(0.04 / 0.625, 5);
+  });
+});
