@@ -10,7 +10,6 @@ import type { Task, TaskEvent } from '../domain/task.ts';
 import { evaluate } from '../evaluate/compare.ts';
 import { type Dataset, openDataset } from '../evaluate/dataset.ts';
 import { generateFeeds } from '../evaluate/generate.ts';
-import type { Model } from '../onnx/model.ts';
 import { type TakenBranch, takenBranch } from '../quant/branches.ts';
 import { quantizeDynamic } from '../quant/dynamic/index.ts';
 import { writeVariant } from '../quant/emit/write.ts';
@@ -91,6 +90,8 @@ class TaskRun {
   readonly #started = performance.now();
   #done = 0;
   #total = 1;
+  /** Stages that progress has counted: a repair, or a second pass of one, goes over the same ground. */
+  readonly #counted = new Set<string>();
 
   constructor(task: Task, emit: (event: TaskEvent) => void, signal: AbortSignal) {
     this.#task = task;
@@ -139,7 +140,11 @@ class TaskRun {
       }
       const baseline: VariantResult = { index: -1, recipe: null, evaluation: null, benchmarks: [], kernels: null, error: null };
       await this.#evaluate(float, candidates, baseline, evaluation ?? calibration, firstFeeds);
-      for (const candidate of candidates) await this.#repair(candidate, given, evaluation ?? calibration);
+      for (const candidate of candidates) {
+        await this.#repair(candidate, given, evaluation ?? calibration);
+        // Told twice: what it is worth now, how fast it is once all are measured.
+        this.#emit({ type: 'variant', variant: candidate.result });
+      }
       await this.#benchmark(candidates, baseline, data, firstFeeds);
       for (const { result } of candidates) this.#emit({ type: 'variant', variant: result });
       const target = task.deviceProfiles[0]!;
@@ -198,7 +203,8 @@ class TaskRun {
     // A network that lies inside an If is taken out of it for the time that it is quantized.
     const branch = await this.#stage('prepare', undefined, () => takenBranch(this.#runner, model, runs(), this.#task.workDir));
     const histograms = this.#task.recipes.some((r) => r.method === 'static' && r.activations?.calibration !== 'minmax');
-    const observed = (prepared: Model, types: ValueTypes) => observeModel(prepared, types, data, context(undefined), { histograms });
+    const observed = (prepared: Prepared['model'], types: ValueTypes) =>
+      observeModel(prepared, types, data, context(undefined), { histograms });
     if (!branch) return { basis: await observed(whole.prepared.model, whole.types), context, branch };
     const straight = await this.#stage('prepare', undefined, () => prepare(branch.straight, { runner: this.#runner, equalize: true }));
     return { basis: await observed(straight.model, valueTypes(straight, shapes)), context, branch };
@@ -455,7 +461,9 @@ class TaskRun {
           ms: performance.now() - start,
           peakRssBytes: residentMemory().peak,
         };
-        this.#done += WEIGHTS[name];
+        const ground = name === 'benchmark' ? `${name} ${this.#counted.size}` : `${name} ${variant}`;
+        if (!this.#counted.has(ground)) this.#done += WEIGHTS[name];
+        this.#counted.add(ground);
         this.#emit({ type: 'stage', run });
         this.#progress(name, 0, variant);
         return result;

@@ -28,6 +28,7 @@ export class Reporter {
   #lastWrite = 0;
   #closed = false;
   #left = MOST_EVENTS;
+  readonly #ids = new Map<unknown, string>();
 
   constructor(execution: Execution, jobId: string, owner: string, hooks: { onLost: () => void; onError: (error: unknown) => void }) {
     this.#write = (at, events) => execution.report(jobId, owner, at, events);
@@ -60,7 +61,7 @@ export class Reporter {
       const { files, manifest: _, ...variant } = event.variant;
       this.#events.push({
         type: 'variant',
-        data: { ...variant, id: newId('variant'), sizeBytes: files?.reduce((sum, file) => sum + file.sizeBytes, 0) ?? null },
+        data: { ...variant, id: this.#idOf(variant.index), sizeBytes: files?.reduce((sum, file) => sum + file.sizeBytes, 0) ?? null },
       });
     }
     this.#schedule(0);
@@ -72,6 +73,13 @@ export class Reporter {
     if (this.#timer) clearTimeout(this.#timer);
     await this.#writing;
     await this.#flush(false);
+  }
+
+  /** One id for each variant, which is told of more than once: when it is evaluated, and when it is measured. */
+  #idOf(index: unknown): string {
+    const id = this.#ids.get(index) ?? newId('variant');
+    this.#ids.set(index, id);
+    return id;
   }
 
   #takeProgress(): void {

@@ -99,13 +99,22 @@ function usualPlans(units: Unit[], allowed: ReadonlySet<number>, inputs: Readonl
   return [where(weighted), where((u) => (weighted(u) || u.row!.moves === true) && !readsInput(u)), where((u) => !readsInput(u))];
 }
 
-/** Of the connected parts of a plan, the one with the greatest gain once its conversions are paid (which may be below zero). */
+/**
+ * Of the connected parts of a plan, the one with the greatest gain once its conversions are paid (which may be below zero); of an
+ * empty plan, the one layer that loses least.
+ */
 function leastLoss(
   units: Unit[],
+  allowed: ReadonlySet<number>,
   plan: ReadonlySet<number>,
   costs: LayerCosts['units'],
   types: ReadonlyMap<string, TensorType>,
 ): Set<number> {
+  if (!plan.size) {
+    const loss = (unit: Unit) => (costs[unit.name]?.integerUs ?? Number.POSITIVE_INFINITY) - (costs[unit.name]?.floatUs ?? 0);
+    const [least] = units.filter((u) => allowed.has(u.id) && !u.row!.moves).sort((a, b) => loss(a) - loss(b));
+    return new Set(least ? [least.id] : []);
+  }
   const makers = new Map<string, Unit>();
   for (const unit of units) for (const output of unit.outputs) if (output) makers.set(output, unit);
   const island = new Map<number, Set<number>>();
@@ -168,7 +177,8 @@ export async function measure(input: MeasureInput): Promise<LayerCosts> {
     const before = plans.size;
     for (const factor of CROSSING_FACTORS) add(chooseByCost(units, allowed, { units: table() }, input.types, factor));
     // Nothing pays: the island that loses least, so that what is handed out is as little slower as can be.
-    if (plans.size <= 4) add(leastLoss(units, chooseByCost(units, allowed, { units: table() }, input.types, 0), table(), input.types));
+    if (plans.size <= 4)
+      add(leastLoss(units, allowed, chooseByCost(units, allowed, { units: table() }, input.types, 0), table(), input.types));
     return plans.size > before;
   };
   cut();

@@ -35,7 +35,8 @@ export function gridOf(range: Range, type: 'uint8' | 'int8', symmetric: boolean,
   const { low, high } = CODES[type];
   const min = Math.min(0, range.min);
   const max = Math.max(0, Math.min(range.max, ceiling));
-  if (min === 0) {
+  // Signed and symmetric means a zero point of 0, ReLU or not: a device that asks for it may take no other.
+  if (min === 0 && !(symmetric && type === 'int8')) {
     const scale = max / (high - low);
     return { type, scale: Math.max(SMALLEST_SCALE, Number.isFinite(ceiling) ? floorFloat32(scale) : Math.fround(scale)), zeroPoint: low };
   }

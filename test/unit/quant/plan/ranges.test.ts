@@ -60,7 +60,8 @@ describe('gridOf', () => {
         fc.boolean(),
         (a, b, type, symmetric) => {
           const grid = gridOf({ min: Math.min(a, b), max: Math.max(a, b) }, type, symmetric);
-          expect(grid.zeroPoint).toBe(type === 'uint8' ? 0 : -128);
+          // But where a signed grid has to be symmetric: then its zero point is 0, and half its codes are never used.
+          expect(grid.zeroPoint).toBe(type === 'uint8' || symmetric ? 0 : -128);
         },
       ),
     );
