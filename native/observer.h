@@ -15,7 +15,7 @@ struct ObserverConfig {
   uint32_t bins = 0;  // power of two, 16..65536; 0 = no histogram
   bool hasChannelAxis = false;
   int64_t channelAxis = 0;  // may be negative
-  uint32_t histogramStride = 1;  // the histogram counts elements 0, s, 2s, … of each run; everything else sees all
+  uint32_t histogramStride = 1;  // of each run the histogram counts pieces 0, s, 2s, … of 64 elements; everything else sees all
 };
 
 /**

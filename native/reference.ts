@@ -110,7 +110,8 @@ export class Observer {
     const first = Math.floor(min / width);
     const counts = new Float64Array(bins);
     for (const { x } of this.#runs)
-      for (let i = 0; i < x.length; i += stride) if (Number.isFinite(x[i])) counts[Math.floor(x[i]! / width) - first]!++;
+      for (let i = 0; i < x.length; i++)
+        if (Math.floor(i / 64) % stride === 0 && Number.isFinite(x[i])) counts[Math.floor(x[i]! / width) - first]!++;
     return { lo: first * width, width, counts };
   }
 

@@ -154,7 +154,7 @@ class Entropy {
     };
     const double longest = std::max(lowMost - widest.low, widest.high - highLeast);
     const bool both = lowMost > widest.low && highLeast < widest.high;
-    double step = std::max(1.0, std::floor(longest / (both ? 20 : 200)));
+    double step = std::max(1.0, std::floor(longest / (both ? 12 : 200)));
     scan(widest.low, lowMost, highLeast, widest.high, step);
     while (step > 1) {
       const double finer = std::max(1.0, std::ceil(step / 4));

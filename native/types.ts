@@ -34,7 +34,7 @@ export interface ObserverOptions {
   bins: number;
   /** Axis whose entries get statistics of their own; may be negative; absent = none. */
   channelAxis?: number;
-  /** The histogram counts elements 0, s, 2s, … of each run only; all other statistics see every element. Default 1. */
+  /** Of each run the histogram counts pieces 0, s, 2s, … of 64 elements only; all other statistics see every element. Default 1. */
   histogramStride?: number;
 }
 

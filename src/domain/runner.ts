@@ -59,7 +59,7 @@ export interface ObserverOptions {
   bins: number;
   /** Axis whose entries get statistics of their own (channel of a convolution's input or output); absent = none. May be negative. */
   channelAxis?: number;
-  /** The histogram counts every so manieth element of each run, from the first; everything else sees all. 1 by default. */
+  /** The histogram counts every so manieth piece of 64 elements of each run, from the first; everything else sees all. 1 by default. */
   histogramStride?: number;
 }
 export interface ObservedStatistics {

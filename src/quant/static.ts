@@ -80,13 +80,13 @@ const LEAST_SAVING = 0.05;
 /** Noise that stored weights may add: a share of the plan's own, or so much that both stay well within the budget. */
 const STORED = { ofNoise: 0.12, ofBudget: 0.5 };
 /** Error-compensated rounding sees so many runs, and may take so long: a share of the float inference over the calibration set. */
-const COMPENSATION = { runs: 8, leastSeconds: 1, ofFloor: 1 };
+const COMPENSATION = { runs: 4, leastSeconds: 1, ofFloor: 1 };
 /** For layers' own noise fewer samples do, where the model is slow: a ranking needs fewer than a verdict. */
-const FEW = { least: 3, ms: 24 };
+const FEW = { least: 3, ms: 15 };
 /**
  * How long layers' own noise may be measured, on one core: a share of the float inference over the calibration set, and a fixed part; what one session costs. A repair may
  * take so many times as long: accuracy is known to be at stake then. */
-const SEARCH = { ofFloor: 0.4, ms: 1000, msPerNode: 0.13, leastSessions: 10, repair: 3 };
+const SEARCH = { ofFloor: 0.4, ms: 700, msPerNode: 0.13, leastSessions: 10, repair: 3 };
 
 /** What the trials of a recipe came to. */
 interface Tried {
@@ -107,6 +107,17 @@ function heldBack(runs: number): { held: number[]; observed: number[]; seen: boo
   const held = Array.from({ length: count }, (_, i) => i * step + (step >> 1));
   const out = new Set(held);
   return { held, observed: all.filter((i) => !out.has(i)), seen: false };
+}
+
+/** The activations that units with integer kernels (those in `only`, if it is there) read and write. */
+function valuesOf(units: Unit[], only?: ReadonlySet<number>): Set<string> {
+  const values = new Set<string>();
+  for (const unit of units) {
+    if (!unit.row || (only && !only.has(unit.id))) continue;
+    for (const i of unit.inputs) values.add(unit.nodes[0]!.inputs[i]!);
+    for (const output of unit.outputs) if (output) values.add(output);
+  }
+  return values;
 }
 
 /** Values whose channel statistics a correction needs: the inputs of layers with weights, and along which axis. */
@@ -137,12 +148,7 @@ export async function observeModel(
   options: { histograms?: boolean } = {},
 ): Promise<StaticBasis> {
   const units = buildUnits(prepared, new GraphView(prepared.graph), types);
-  const values = new Set<string>();
-  for (const unit of units) {
-    if (!unit.row) continue;
-    for (const i of unit.inputs) values.add(unit.nodes[0]!.inputs[i]!);
-    for (const output of unit.outputs) if (output) values.add(output);
-  }
+  const values = valuesOf(units);
   const { held, observed, seen } = heldBack(data.runs);
   function* runs() {
     for (const i of observed) yield data.feed(i);
@@ -295,7 +301,12 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const trials = new Trials({ ...basis, ...context, recipe, reference: basis.heldReference });
     if (rule !== 'auto' && !context.repair) {
       // A range rule asked for by name is a plain job: rounded to nearest, in the time of one pass, nothing tried.
-      const choice: Choice = { name: rule, ranges: rangesBy(rule, observations), correctBias: true, moments: null };
+      const choice: Choice = {
+        name: rule,
+        ranges: rangesBy(rule, observations, valuesOf(units, planned)),
+        correctBias: true,
+        moments: null,
+      };
       return { trials, quantized: planned, choice, quantization: await trials.quantization(planned, choice), noise: null };
     }
     const tried = await triedBefore(basis, recipe, trials, planned, runMs, context);
@@ -354,7 +365,10 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
     const key = JSON.stringify([recipe.weights, stored.names]);
     let added = basis.storedNoise.get(key);
     if (!added) {
-      added = transformed.trials.noiseOf(storeFloatWeights(prepared, recipe, new Set(stored.names)).model, fewSamples(runMs));
+      added = transformed.trials.noiseOf(storeFloatWeights(prepared, recipe, new Set(stored.names)).model, {
+        samples: fewSamples(runMs),
+        asWritten: true,
+      });
       basis.storedNoise.set(key, added);
     }
     const noise = await added;
@@ -439,7 +453,7 @@ async function ownNoise(
   const most = Math.max(SEARCH.leastSessions, Math.floor((SEARCH.ofFloor * runMs * basis.runs + SEARCH.ms) / sessionMs));
   const found = await sensitivities(
     basis.units.filter((u) => planned.has(u.id) && !u.row!.moves),
-    async (units) => (await trials.judge(new Set(units.map((u) => u.id)), best.choice, samples)).noise,
+    async (units) => (await trials.judge(new Set(units.map((u) => u.id)), best.choice, { samples, asWritten: true })).noise,
     {
       most: context.repair ? SEARCH.repair * most : most,
       expected: (unit) => expectedNoise(unit, best.quantization, basis.observations),

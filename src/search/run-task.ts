@@ -105,7 +105,8 @@ class TaskRun {
 
   async run(): Promise<JobResult> {
     const task = this.#task;
-    const { model, float } = await this.#stage('read', undefined, () => this.#read());
+    const model = await this.#stage('read', undefined, () => readFloatModel(task.modelPath));
+    const { float, prepared } = await this.#stage('prepare', undefined, () => this.#open(model));
     try {
       const calibration = task.calibrationPath ? await openDataset(task.calibrationPath, task.workDir, float.inputs) : null;
       const evaluation = task.evaluationPath ? await openDataset(task.evaluationPath, task.workDir, float.inputs) : null;
@@ -115,7 +116,6 @@ class TaskRun {
         throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
       });
       const shapes = new Map(Object.entries(firstFeeds).map(([name, value]) => [name, value.dims]));
-      const prepared = await this.#stage('prepare', undefined, () => prepare(model, { runner: this.#runner, equalize: true }));
       const types = valueTypes(prepared, shapes);
       const basis = await this.#observe(model, { prepared, types }, shapes, calibration, this.#targetDb(evaluation, float));
       const given: Given = { prepared, types, basis, float, firstFeeds };
@@ -162,12 +162,15 @@ class TaskRun {
     }
   }
 
-  async #read(): Promise<{ model: FloatModel; float: Session }> {
-    const model = await readFloatModel(this.#task.modelPath);
-    const float = await this.#runner.open(this.#task.modelPath, { threads: 0 }).catch((cause: unknown) => {
-      throw new HalftoneError('model-does-not-run', messageOf(cause), { cause });
-    });
-    return { model, float };
+  /** The float model in the runtime, which opens it on a thread of its own, and the form of it that is quantized. */
+  async #open(model: FloatModel): Promise<{ float: Session; prepared: Prepared }> {
+    const opening = this.#runner.open(this.#task.modelPath, { threads: 0 });
+    const [prepared, float] = await Promise.allSettled([prepare(model, { runner: this.#runner, equalize: true }), opening]);
+    // What the runtime refuses explains whatever went wrong besides.
+    if (float.status === 'rejected') throw new HalftoneError('model-does-not-run', messageOf(float.reason), { cause: float.reason });
+    if (prepared.status === 'fulfilled') return { float: float.value, prepared: prepared.value };
+    float.value.close();
+    throw prepared.reason;
   }
 
   /** Observes the calibration data where a recipe needs it. */

@@ -28,9 +28,9 @@ export interface ObserveOptions {
 const BINS = 2048;
 /**
  * Elements of a value that its histogram counts in one run, at most and at least, and in all; extremes and sums see every element.
- * Counting costs more than all else that an observer does, and of a million values a hundred lie beyond the 99.99th percentile.
+ * Counting costs more than all else that an observer does, and of four hundred thousand values forty lie beyond the 99.99th percentile.
  */
-const COUNTED = { most: 65536, least: 4096, inAll: 1e6 };
+const COUNTED = { most: 65536, least: 4096, inAll: 4e5 };
 /**
  * Observers of each value, and so runs at a time at most (libuv's pool has four threads). Run i goes to observer i mod LANES
  * however many threads there are, so that the sums' last bits don't depend on the machine.
@@ -134,11 +134,15 @@ const CALIBRATORS: Record<Calibration | 'auto', (s: ObservedStatistics) => { min
   auto: (s) => (s.histogram ? mseRange(s.histogram, LEVELS, { p: AUTO_EXPONENT }) : s),
 };
 
-/** Ranges of all observed values by one rule, never wider than what was seen. */
-export function rangesBy(rule: Calibration | 'auto', observations: Observations): Map<string, { min: number; max: number }> {
+/** Ranges by one rule, never wider than what was seen: of all observed values, or of those in `only`. */
+export function rangesBy(
+  rule: Calibration | 'auto',
+  observations: Observations,
+  only?: ReadonlySet<string>,
+): Map<string, { min: number; max: number }> {
   const ranges = new Map<string, { min: number; max: number }>();
   for (const [value, s] of observations) {
-    if (!s.count) continue;
+    if (!s.count || (only && !only.has(value))) continue;
     const r = CALIBRATORS[rule](s);
     ranges.set(value, { min: Math.min(0, Math.max(r.min, s.min)), max: Math.max(0, Math.min(r.max, s.max)) });
   }

@@ -24,7 +24,7 @@ const LADDER = { first: 0.001, factor: 1.3, steps: 70 };
 /** Plans that are run, at most. */
 const MOST_JUDGED = 6;
 /** A plan this near below the budget (in noise) is near enough. */
-const NEAR = 0.85;
+const NEAR = 0.8;
 /** What a plan that failed is taken to add to the forecast, at least. */
 const CAUTION = 1.15;
 /** Conversions at full price first; where nothing would be left in integers, at less. */

@@ -34,6 +34,13 @@ export interface TrialsInput {
   workDir: string;
 }
 
+export interface TrialRun {
+  /** Of the samples, the first so many; all of them by default. */
+  samples?: number;
+  /** Without the runtime's optimizations: the same numbers but for the kernels' own rounding, opened in half the time and run in twice. */
+  asWritten?: boolean;
+}
+
 /** Runs at once, at most: libuv's pool has four threads. */
 const AT_A_TIME = 4;
 
@@ -58,22 +65,18 @@ export class Trials {
     return quantizationUnder({ ...this.#input, constant: (name) => prepared.graph.initializers.get(name) }, quantized, choice, this.#codes);
   }
 
-  /** A plan under a choice, run on the first `samples` of the samples (default: all). */
-  async judge(quantized: ReadonlySet<number>, choice: Choice, samples?: number): Promise<Judged> {
+  /** A plan under a choice, run on samples. */
+  async judge(quantized: ReadonlySet<number>, choice: Choice, run: TrialRun = {}): Promise<Judged> {
     const quantization = await this.quantization(quantized, choice);
-    return {
-      quantized,
-      choice,
-      quantization,
-      noise: await this.noiseOf(emit(this.#input.prepared, quantization, this.#input.recipe.format), samples),
-    };
+    const noise = await this.noiseOf(emit(this.#input.prepared, quantization, this.#input.recipe.format), run);
+    return { quantized, choice, quantization, noise };
   }
 
   /** A model's noise ÷ power against the float model. What the runtime refuses is as bad as can be: another plan is taken then, and the gate says so where there is none. */
-  async noiseOf(model: Model, samples = this.#input.held.length): Promise<number> {
+  async noiseOf(model: Model, { samples = this.#input.held.length, asWritten = false }: TrialRun = {}): Promise<number> {
     const { runner, workDir, held, reference, primaryOutput } = this.#input;
     try {
-      const session = await openModel(runner, model, workDir, { threads: this.#threads });
+      const session = await openModel(runner, model, workDir, { threads: this.#threads, ...(asWritten && { optimization: 'disable' }) });
       try {
         return await noiseOf(session, held.slice(0, samples), reference, primaryOutput, this.atATime);
       } finally {

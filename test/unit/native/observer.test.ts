@@ -106,7 +106,7 @@ describe('Observer', () => {
           { x: data, dims: [...dims] },
           { x: data.map((v) => v * 3), dims: [...dims] },
         ];
-        const options = { bins: 2048, channelAxis };
+        const options = { bins: 2048, channelAxis, histogramStride: data === x ? 1 : 5 };
         const oracle = new reference.Observer(options);
         for (const r of runs) oracle.observe(r.x, r.dims);
         const results: ObservedStatistics[] = [];
