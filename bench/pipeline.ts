@@ -40,7 +40,8 @@ interface Subject {
   model: string;
   /** Writes a calibration set with this many samples and gives its path. */
   samples(count: number): Promise<string>;
-  count: number;
+  /** How many samples are timed; null = those of a ready set. */
+  count: number | null;
 }
 
 function inProcess(request: PipelineRequest): Promise<PipelineAnswer> {
@@ -124,17 +125,17 @@ function subjects(work: string): Subject[] {
     if (!existsSync(model)) continue;
     const ready = process.env.BENCH_NPZ === undefined ? null : join(process.env.BENCH_NPZ, `${name}.cal.npz`);
     const made = noisy(name, model, 100);
-    found.push(ready !== null && existsSync(ready) ? { ...made, samples: async () => ready } : made);
+    found.push(ready !== null && existsSync(ready) ? { ...made, samples: async () => ready, count: null } : made);
   }
   return found;
 }
 
 async function time(subject: Subject, work: string): Promise<BenchRow[]> {
-  const calibration = await subject.samples(subject.count);
+  const calibration = await subject.samples(subject.count ?? 0);
   const answer = await inProcess({ model: subject.model, calibration, workDir: mkdtempSync(join(work, 'run-')), jobs: JOBS, rounds: RUNS });
   if (answer.error !== null) throw new Error(`${subject.name}: ${answer.error}`);
   const floor = Math.min(...answer.floors);
-  const rows: BenchRow[] = [{ label: `${subject.name}: floor, ${subject.count} samples`, value: floor / 1000, unit: 's' }];
+  const rows: BenchRow[] = [{ label: `${subject.name}: floor, ${subject.count ?? 'ready'} samples`, value: floor / 1000, unit: 's' }];
   const least = (name: keyof typeof JOBS, but: Stage[]) =>
     Math.min(
       ...answer.jobs[name]!.map(({ stages }) =>
