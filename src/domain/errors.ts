@@ -155,3 +155,15 @@ export class HalftoneError extends Error {
 export function at(pointer: string, code: ErrorCode, detail: string): HalftoneError {
   return new HalftoneError(code, detail, { errors: [{ pointer, detail }] });
 }
+
+/**
+ * Whether something failed for want of room on a disk: Node's and PostgreSQL's codes, or their words where a library keeps nothing
+ * else, anywhere along the causes (Prisma has its adapter's in `meta`).
+ */
+export function isOutOfRoom(error: unknown, depth = 0): boolean {
+  if (typeof error !== 'object' || error === null || depth > 5) return false;
+  const { code, originalCode, message, cause, meta } = error as Record<string, unknown>;
+  if ([code, originalCode].some((one) => one === 'ENOSPC' || one === 'EDQUOT' || one === '53100')) return true;
+  if (typeof message === 'string' && /no space left on device|disk quota exceeded/i.test(message)) return true;
+  return [cause, (meta as { driverAdapterError?: unknown } | undefined)?.driverAdapterError].some((inner) => isOutOfRoom(inner, depth + 1));
+}

@@ -1,6 +1,6 @@
 /** Errors on the wire: RFC 9457 problem+json, made from the catalogue. */
 import type { FastifyError } from 'fastify';
-import { ERRORS, type ErrorCode, HalftoneError } from '../domain/errors.ts';
+import { ERRORS, type ErrorCode, HalftoneError, isOutOfRoom } from '../domain/errors.ts';
 import type { Problem } from './schemas/common.ts';
 
 export const PROBLEM_TYPE = 'application/problem+json; charset=utf-8';
@@ -124,7 +124,7 @@ export function toHalftoneError(error: unknown): HalftoneError {
     const headers: Record<string, string> = code === 'FST_UNDER_PRESSURE' ? { 'retry-after': '10' } : {};
     return new HalftoneError(mapped, `${known.message ?? code}`, { cause: error, headers });
   }
-  if (code === 'ENOSPC' || code === 'EDQUOT') return new HalftoneError('storage-full', 'No room is left for the data.', { cause: error });
+  if (isOutOfRoom(error)) return new HalftoneError('storage-full', 'No room is left for the data.', { cause: error });
   if (PASSING.has(code)) {
     return new HalftoneError('service-unavailable', 'A part of the service does not answer at the moment.', {
       cause: error,

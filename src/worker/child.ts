@@ -2,12 +2,16 @@
  * The sandboxed side of a job: a process of its own that gets paths and plain data over IPC, computes, says what it
  * learns, and ends. It may be killed at any moment.
  */
-import { HalftoneError } from '../domain/errors.ts';
+import { statfsSync } from 'node:fs';
+import { HalftoneError, isOutOfRoom } from '../domain/errors.ts';
 import type { Stage } from '../domain/job.ts';
 import type { Task, TaskCommand, TaskEvent } from '../domain/task.ts';
 import { dieWithParent } from './guard.ts';
 
 dieWithParent(Number(process.argv[2]));
+
+/** Less than any job's files take. */
+const LEAST_ROOM = 1 << 20;
 
 const canceled = new AbortController();
 let stage: Stage = 'read';
@@ -47,9 +51,21 @@ async function run(task: Task): Promise<void> {
 function problem(error: unknown): { code: string; detail: string } {
   if (canceled.signal.aborted) return { code: 'canceled', detail: 'the job was canceled' };
   if (error instanceof HalftoneError) return { code: error.code, detail: error.detail };
-  // A bug: its stack goes to the log through stderr, the user gets no more than that it is one.
+  // Its stack goes to the log through stderr.
   console.error(error);
+  if (isOutOfRoom(error) || !hasRoom()) return { code: 'storage-full', detail: `the worker’s disk is full, in stage ${stage}` };
+  // A bug: the user gets no more than that it is one.
   return { code: 'internal-error', detail: `in stage ${stage}` };
+}
+
+/** The runtime writes its profiles without looking whether they could be written: what then fails is whoever reads half of one. */
+function hasRoom(): boolean {
+  try {
+    const { bavail, bsize } = statfsSync(process.cwd());
+    return bavail * bsize >= LEAST_ROOM;
+  } catch {
+    return true;
+  }
 }
 
 process.on('message', (command: TaskCommand) => {

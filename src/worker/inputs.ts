@@ -4,7 +4,7 @@ import { createReadStream, createWriteStream } from 'node:fs';
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { pipeline } from 'node:stream/promises';
-import { HalftoneError } from '../domain/errors.ts';
+import { HalftoneError, isOutOfRoom } from '../domain/errors.ts';
 import type { ClaimedJob, InputFile } from '../domain/execution.ts';
 import type { ObjectStore } from '../domain/objects.ts';
 
@@ -67,8 +67,7 @@ async function fetchFile(
   } catch (error) {
     if (error instanceof HalftoneError && error.code === 'not-found')
       throw new HalftoneError(gone, `${file.path} was deleted before the job ran`);
-    if ((error as NodeJS.ErrnoException).code === 'ENOSPC')
-      throw new HalftoneError('storage-full', 'the worker’s disk has no room for the job’s files', { cause: error });
+    if (isOutOfRoom(error)) throw new HalftoneError('storage-full', 'the worker’s disk has no room for the job’s files', { cause: error });
     throw error;
   }
   if (hash.digest('hex') !== file.sha256) throw new HalftoneError('internal-error', `the stored bytes of ${file.path} are damaged`);

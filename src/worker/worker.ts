@@ -5,7 +5,7 @@
 import fs from 'node:fs/promises';
 import path from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { HalftoneError } from '../domain/errors.ts';
+import { HalftoneError, isOutOfRoom } from '../domain/errors.ts';
 import type { ClaimedJob, Execution } from '../domain/execution.ts';
 import type { JobResult, JobStatus, StageRun } from '../domain/job.ts';
 import type { ObjectStore } from '../domain/objects.ts';
@@ -322,6 +322,6 @@ function staysTrue(error: unknown): boolean {
 
 function problem(error: unknown): { code: HalftoneError['code']; detail: string } {
   if (error instanceof HalftoneError) return { code: error.code, detail: error.detail };
-  if ((error as NodeJS.ErrnoException)?.code === 'ENOSPC') return { code: 'storage-full', detail: 'the worker’s disk is full' };
+  if (isOutOfRoom(error)) return { code: 'storage-full', detail: 'the worker’s disk is full' };
   return { code: 'internal-error', detail: 'the worker could not run the job' };
 }
