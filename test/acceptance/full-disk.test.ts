@@ -1,8 +1,9 @@
 /** A disk that fills up while a body comes in. Needs a small file system of its own: root on Linux may mount one. */
 import { execFileSync } from 'node:child_process';
-import { mkdirSync, mkdtempSync, rmSync } from 'node:fs';
+import { closeSync, ftruncateSync, mkdirSync, mkdtempSync, openSync, rmSync, writeSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { npz } from '../../demo/npz.ts';
 import { all, eventually, type Harness, start } from './support/harness.ts';
@@ -30,6 +31,20 @@ const mountable = (() => {
     rmSync(folder, { recursive: true, force: true });
   }
 })();
+
+/** Writes until the disk is full, then gives `left` bytes back. */
+function fill(path: string, left: number): void {
+  const file = openSync(path, 'w');
+  let written = 0;
+  try {
+    for (const chunk = Buffer.alloc(1 << 16); ; ) written += writeSync(file, chunk);
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code !== 'ENOSPC') throw error;
+    ftruncateSync(file, Math.max(0, written - left));
+  } finally {
+    closeSync(file);
+  }
+}
 
 let folder: string;
 let harness: Harness;
@@ -76,5 +91,47 @@ describe('a full disk', () => {
     const set = await harness.client.upload<{ id: string }>('/v1/datasets?name=small', data);
     await harness.client.json('DELETE', `/v1/models/${model.id}`);
     await harness.client.json('DELETE', `/v1/datasets/${set.id}`);
+  });
+
+  it.runIf(mountable)('refuses a job, or fails it by name, and the next one runs', async () => {
+    const model = await harness.client.upload<{ id: string }>('/v1/models?name=small', classifier());
+    const data = npz({ image: { data: images(1, 4).images, shape: [4, ...IMAGE] } });
+    const set = await harness.client.upload<{ id: string }>('/v1/datasets?name=small', data);
+    const post = async () => {
+      const response = await harness.client.fetch('POST', '/v1/jobs', {
+        body: JSON.stringify({ model: model.id, recipe: { method: 'static' }, calibration: set.id, deviceProfiles: ['host-1-thread'] }),
+        headers: { 'content-type': 'application/json' },
+      });
+      return { status: response.status, body: (await response.json()) as { id: string; code: string } };
+    };
+    const filler = join(folder, 'filler');
+    // To the last byte, and with room for the job's rows but not for its files.
+    for (const left of [0, 300_000]) {
+      fill(filler, left);
+      const { status, body } = await post();
+      if (status === 202) await sleep(5000);
+      rmSync(filler);
+      if (status !== 202) {
+        expect([status, body.code]).toEqual([507, 'storage-full']);
+        continue;
+      }
+      // One that had to wait for room, the database's or the queue's, may run now.
+      const job = await harness.client.follow(body.id);
+      expect(['storage-full', undefined]).toContain(job.error?.code);
+      await harness.client.json('DELETE', `/v1/jobs/${body.id}`);
+    }
+    const ready = async () => (await fetch(`${harness.client.url}/readyz`)).status;
+    expect(await eventually(ready, (status) => status === 200, 30_000)).toBe(200);
+    const { body } = await post();
+    expect((await harness.client.follow(body.id)).error).toBeNull();
+    await harness.client.json('DELETE', `/v1/jobs/${body.id}`);
+    await harness.client.json('DELETE', `/v1/models/${model.id}`);
+    await harness.client.json('DELETE', `/v1/datasets/${set.id}`);
+    expect(
+      await eventually(
+        () => harness.objects(),
+        (objects) => objects.length === 0,
+      ),
+    ).toEqual([]);
   });
 });
