@@ -118,6 +118,21 @@ describe('a model', () => {
     ['that lacks an initializer', dangling, ['graph-invalid']],
     ['that makes one value twice', twice, ['graph-invalid']],
     ['nested a thousand graphs deep', nested, ['model-limit-exceeded', 'model-corrupt']],
+    [
+      'of a quarter of a million nodes and some',
+      () => small(Array<Buffer>(260_000).fill(Buffer.concat([field(2, ''), field(4, 'Abs')]))),
+      ['model-limit-exceeded'],
+    ],
+    ['without nodes', () => small([]), ['graph-invalid']],
+    [
+      'with a name that two nodes have',
+      () => small([named('n', node('Relu', ['x'], ['h'])), named('n', node('Relu', ['h'], ['y']))]),
+      ['graph-invalid'],
+    ],
+    ['of an IR version to come', () => model(graph('ir', relu), { irVersion: 99 }), ['opset-unsupported']],
+    // ONNX Runtime 1.30 dies of these two.
+    ['with an output that nobody named', () => small([node('Split', ['x'], ['y', ''])]), ['graph-invalid']],
+    ['with an input that nobody named', () => small([node('Sum', ['x', ''], ['y'])]), ['graph-invalid']],
     ['with external data that did not come', () => external().model, ['external-data-missing']],
     ['with external data at an absolute path', () => external('/etc/passwd').model, ['external-data-path']],
     ['with external data that climbs out', () => external('../../../etc/passwd').model, ['external-data-path']],
@@ -400,6 +415,45 @@ describe('a job', () => {
     expect(['model-deleted', 'not-found']).toContain((await postJob({ model: id, recipe: { method: 'dynamic' } })).code);
   });
 
+  it('for a device that no worker stands for is refused, and waits for nobody', async () => {
+    const profile = await harness.client.json<{ id: string }>('POST', '/v1/device-profiles', { name: 'far-away', workers: ['moon'] });
+    const id = await good('models', classifier());
+    const answer = await postJob({ model: id, recipe: { method: 'dynamic' }, deviceProfiles: ['host', 'far-away'] });
+    expect([answer.status, answer.code, answer.errors[0]!.pointer]).toEqual([422, 'profile-not-measurable', '/deviceProfiles/1']);
+    expect(answer.detail).toContain("'moon'");
+    await (await harness.client.fetch('DELETE', `/v1/device-profiles/${profile.id}`)).arrayBuffer();
+  });
+
+  it('on a model whose names are markup and break lines runs, and its report shows them as text', async () => {
+    const evil = '<script>alert("1")</script>\n\\\u202e';
+    const side = 64;
+    const parts = {
+      nodes: [
+        named(`${evil}1`, node('MatMul', [evil, 'w'], ['a'])),
+        named(`"><img src=x onerror=alert(2)>`, node('Relu', ['a'], ['b'])),
+        named(`${evil}2`, node('MatMul', ['b', 'w'], [`${evil}y`])),
+      ],
+      initializers: [tensor('w', [side, side], random(5, side * side, 0.2))],
+      inputs: [value(evil, ['N', side])],
+      outputs: [value(`${evil}y`, ['N', side])],
+    };
+    const id = await good('models', model(graph(evil, parts)));
+    const data = await good('datasets', npz({ [evil]: { data: random(6, 32 * side), shape: [32, side] } }));
+    const posted = await harness.client.json<Job>('POST', '/v1/jobs', {
+      model: id,
+      recipes: [{ method: 'static' }],
+      calibration: data,
+      deviceProfiles: ['host-1-thread'],
+    });
+    const job = await harness.client.follow(posted.id);
+    expect(job.error).toBeNull();
+    const report = await harness.client.fetch('GET', `/v1/jobs/${posted.id}/report`, { headers: { accept: 'text/html' } });
+    const page = await report.text();
+    await harness.client.json('DELETE', `/v1/jobs/${posted.id}`);
+    expect(page).toContain('&lt;script&gt;');
+    expect(page).not.toMatch(/<script>alert|<img src=x/);
+  });
+
   it('whose recipe the profile forbids is refused', async () => {
     const profile = await harness.client.json<{ id: string }>('POST', '/v1/device-profiles', {
       name: 'tensor-only',
@@ -451,6 +505,10 @@ describe('a request', () => {
 });
 
 // --- graphs that no exporter writes
+
+const relu = { nodes: [node('Relu', ['x'], ['y'])], inputs: [value('x', [4])], outputs: [value('y', [4])] };
+const small = (nodes: Buffer[]): Buffer => model(graph('made', { ...relu, nodes }));
+const named = (name: string, one: Buffer): Buffer => Buffer.concat([one, field(3, name)]);
 
 function lying(dims: number[]): Buffer {
   const liar = Buffer.concat([...dims.map((dim) => int(1, dim)), int(2, 1), field(8, 'w'), field(9, Buffer.alloc(64 * 4))]);
