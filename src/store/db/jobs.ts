@@ -22,6 +22,7 @@ const record = (row: Prisma.JobGetPayload<object>): JobRecord => {
     deviceProfiles: row.deviceProfiles as unknown as DeviceProfile[],
     stage: row.stage as Stage | null,
     stages: row.stages as unknown as StageRun[],
+    attempts: row.attempts as JobRecord['attempts'],
     error: errorCode === null ? null : { code: errorCode as ErrorCode, detail: errorDetail ?? '' },
   };
 };

@@ -59,8 +59,9 @@ export async function requeue(tx: Tx, id: string, owner: string, reason: string)
 }
 
 /**
- * The child died by its own doing at `stage`. Uses up an attempt there (attempts at another stage are forgotten: it got
- * further, or elsewhere); the job is queued again, or fails with `code` at the third.
+ * The child died by its own doing at `stage`. Uses up an attempt there; the job is queued again, or fails with `code` at the third
+ * at this stage. Those at other stages stay counted: where memory or time runs out wanders, and a job that died at two stages in
+ * turn was once started eighteen times.
  */
 export async function failAttempt(
   tx: Tx,
@@ -69,8 +70,8 @@ export async function failAttempt(
   death: { stage: Stage; code: ErrorCode; detail: string },
 ): Promise<'queued' | 'failed' | 'canceled' | 'lost'> {
   const rows = await tx.$queryRaw<{ attempts: number }[]>`
-    update jobs set attempts = case when attempt_stage = ${death.stage} then attempts + 1 else 1 end, attempt_stage = ${death.stage}
-    where id = ${id} and status = 'running' and lease_owner = ${owner} returning attempts`;
+    update jobs set attempts = attempts || jsonb_build_object(${death.stage}::text, coalesce((attempts ->> ${death.stage})::int, 0) + 1)
+    where id = ${id} and status = 'running' and lease_owner = ${owner} returning (attempts ->> ${death.stage})::int as attempts`;
   if (rows.length === 0) return 'lost';
   if (rows[0]!.attempts < MAX_ATTEMPTS) return requeue(tx, id, owner, `${death.code}: ${death.detail}`);
   await end(tx, id, owner, { status: 'failed', error: { code: death.code, detail: death.detail } });

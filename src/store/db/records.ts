@@ -84,8 +84,8 @@ export interface JobRecord {
   cancelRequested: boolean;
   leaseOwner: string | null;
   leaseExpiresAt: Date | null;
-  attempts: number;
-  attemptStage: string | null;
+  /** Deaths of the child by its own doing, by stage. */
+  attempts: Partial<Record<Stage, number>>;
   starts: number;
   createdAt: Date;
   startedAt: Date | null;
