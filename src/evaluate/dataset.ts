@@ -7,7 +7,7 @@
 import { HalftoneError } from '../domain/errors.ts';
 import type { ElementType, TensorValue, ValueSignature } from '../domain/runner.ts';
 import { convert, convertible, ELEMENT_BYTES, firstNonFinite, integerValues, isFloat } from './elements.ts';
-import { type NpyHeader, type Npz, type NpzArray, type NpzLimits, openNpz, readNpzHeaders, scanNpz } from './npz.ts';
+import { type NpyHeader, type Npz, type NpzArray, type NpzLimits, openNpz, readNpzHeaders } from './npz.ts';
 
 /** What an .npz's headers say. */
 export interface DatasetDescription {
@@ -43,8 +43,6 @@ export interface Dataset {
    * @throws dataset-not-finite naming array and sample
    */
   feed(run: number): Record<string, TensorValue>;
-  /** Checks every run at once (feed does it one by one); yields to the event loop. */
-  check(): Promise<void>;
   close(): Promise<void>;
 }
 
@@ -231,13 +229,6 @@ class NpzDataset implements Dataset {
     return feeds;
   }
 
-  async check(): Promise<void> {
-    for (let run = 0; run < this.groups; run++) {
-      this.feed(run);
-      if (run % 16 === 15) await new Promise(setImmediate);
-    }
-  }
-
   async close(): Promise<void> {
     await this.#npz.close();
   }
@@ -277,34 +268,4 @@ function readLabels(array: NpzArray): Labels {
     return end < 0 ? row : row.subarray(0, end);
   });
   return { kind: 'sequence', length: width, rows };
-}
-
-/**
- * Reads a whole .npz once, streaming, and checks what headers cannot say: checksums, NaN and Inf (naming the sample), values of
- * the labels. Needs no model and writes nothing.
- * @throws dataset-corrupt, dataset-not-finite, dataset-labels
- */
-export async function checkFinite(path: string, limits?: NpzLimits): Promise<void> {
-  await scanNpz(
-    path,
-    (header, bytes, first) => {
-      const rowItems = header.shape.slice(1).reduce((a, b) => a * b, 1);
-      // Column-major files have the sample as the fastest index.
-      const sampleOf = (index: number) =>
-        header.fortranOrder && header.shape.length > 1 ? index % header.shape[0]! : Math.floor(index / rowItems);
-      if (isFloat(header.dtype)) {
-        const at = firstNonFinite(header.dtype, bytes);
-        if (at >= 0) throw notFinite(header.name, sampleOf(first + at));
-      } else if (header.name === 'labels') {
-        const values = integerValues(header.dtype, bytes);
-        const least = header.shape.length === 1 ? 0 : -1;
-        for (let i = 0; i < values.length; i++) {
-          const value = Number(values[i]!);
-          if (value < least || value > LABEL_LIMIT)
-            throw new HalftoneError('dataset-labels', `sample ${sampleOf(first + i)} has the label ${value}`);
-        }
-      }
-    },
-    limits,
-  );
 }

@@ -500,7 +500,6 @@ function oneSample(feeds: Record<string, TensorValue>): Dataset {
     labels: null,
     sampleShapes: new Map(),
     feed: () => feeds,
-    check: async () => {},
     close: async () => {},
   };
 }

@@ -19,7 +19,7 @@ import fc from 'fast-check';
 import { afterAll, describe, expect, it } from 'vitest';
 import { HalftoneError } from '../../../src/domain/errors.ts';
 import { parseNpyHeader } from '../../../src/evaluate/npy.ts';
-import { openNpz, readNpzHeaders, scanNpz } from '../../../src/evaluate/npz.ts';
+import { openNpz, readNpzHeaders } from '../../../src/evaluate/npz.ts';
 import { array, npy, npyRaw, range, type TestArray, writeNpz, zip } from './npz-writer.ts';
 
 const dir = mkdtempSync(join(tmpdir(), 'halftone-npz-'));
@@ -145,23 +145,6 @@ describe('an .npz in every form that writers choose', () => {
     expect([...new BigInt64Array(npz.arrays.get('labels')!.rows(0, 4).buffer)]).toEqual([3n, 1n, 0n, 2n]);
     await npz.close();
     unlinkSync(name);
-  });
-
-  it('scans values whole whatever the chunks are', async () => {
-    const n = 300_001;
-    const wide = array('float64', [n], range(n));
-    for (const deflate of [false, true]) {
-      let sum = 0;
-      let next = 0;
-      await scanNpz(writeNpz(path(), { x: wide }, { deflate }), (header, bytes, first) => {
-        expect(header.name).toBe('x');
-        expect(first).toBe(next);
-        const values = new Float64Array(bytes.buffer, bytes.byteOffset, bytes.byteLength / 8);
-        next += values.length;
-        for (const value of values) sum += value;
-      });
-      expect(sum).toBe((n * (n - 1)) / 2);
-    }
   });
 });
 
@@ -331,7 +314,6 @@ describe('hostile zips', () => {
     expect(await refusal(openNpz(file(wrong), dir))).toBe('dataset-corrupt');
     const stored = whole();
     stored[200] = stored[200]! ^ 1;
-    expect(await refusal(scanNpz(file(stored), () => undefined))).toBe('dataset-corrupt');
     expect(await refusal(openNpz(file(stored), dir))).toBe('dataset-corrupt');
   });
 
