@@ -145,7 +145,8 @@ describe('an .npz in every form that writers choose', () => {
     expect([...new BigInt64Array(npz.arrays.get('labels')!.rows(0, 4).buffer)]).toEqual([3n, 1n, 0n, 2n]);
     await npz.close();
     unlinkSync(name);
-  });
+    // Twice 5 GB of checksums, beside whatever else runs.
+  }, 120_000);
 });
 
 describe('.npy headers', () => {
