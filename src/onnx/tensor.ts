@@ -120,6 +120,21 @@ export function floatData(tensor: Tensor): Float32Array {
   }
 }
 
+const finite = new WeakMap<Tensor, boolean>();
+
+/** Whether a float tensor holds no NaN and no infinity. One pass over its values, once a tensor. */
+export function isFiniteTensor(tensor: Tensor): boolean {
+  let answer = finite.get(tensor);
+  if (answer === undefined) {
+    // 0 · x is 0 but for NaN and infinities, and what is not 0 stays so.
+    let sum = 0;
+    for (const value of floatData(tensor)) sum += 0 * value;
+    answer = sum === 0;
+    finite.set(tensor, answer);
+  }
+  return answer;
+}
+
 /**
  * An integer or boolean tensor as numbers. INT64 and UINT64 beyond ±2^53 lose their last bits (ONNX's "to the end" markers in
  * Slice are such values, and stay as large as they need to be). Throws TypeError for other types.

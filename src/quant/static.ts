@@ -216,11 +216,12 @@ function costsKey(recipe: ResolvedRecipe): string {
  */
 export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe, context: StaticContext): Promise<StaticResult> {
   const { units, observations, prepared, types } = basis;
+  const constant = (name: string) => prepared.graph.initializers.get(name);
   const notes: string[] = [];
   const leftInFloat = new Map<number, LayerNote>();
   const allowed = new Set<number>();
   for (const unit of units) {
-    const note = forbidden(unit, recipe, observations);
+    const note = forbidden(unit, recipe, observations, constant);
     if (note) leftInFloat.set(unit.id, note);
     else allowed.add(unit.id);
   }
@@ -231,7 +232,6 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
       `no layer can run in integers: the model has ${[...new Set(units.map((u) => u.operator))].slice(0, 12).join(', ')}`,
     );
   }
-  const constant = (name: string) => prepared.graph.initializers.get(name);
   const base = { units, recipe, profile: context.profile, constant };
   const minmax = rangesBy('minmax', observations);
   const nearest = (quantized: ReadonlySet<number>) =>

@@ -4,6 +4,7 @@ import type { LayerNote } from '../../domain/job.ts';
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { cloneModel, NamePool } from '../../onnx/graph.ts';
 import { DataType, type Model, type Node, type TensorType } from '../../onnx/model.ts';
+import { isFiniteTensor } from '../../onnx/tensor.ts';
 import { isExcluded } from '../plan/plan.ts';
 import { dynamicLstm, lstmObstacle } from './lstm.ts';
 import { dynamicMatMul, dynamicProduct, type SharedInputs, type SharedWeights } from './matmul.ts';
@@ -138,6 +139,7 @@ function obstacleTo(scope: Scope, node: Node, context: DynamicContext): { reason
   if (!tensor) return obstacleToProduct(node, scope.constant(node.inputs[0]!) !== undefined, context, cost);
   if (tensor.dataType !== DataType.FLOAT || tensor.dims.length !== 2)
     return { reason: 'kernel-condition', detail: 'its weights are not a float32 matrix' };
+  if (!isFiniteTensor(tensor)) return { reason: 'not-finite', detail: `its constant ${tensor.name} holds NaN or Inf` };
   if (node.opType === 'Gemm' && transposesInput(node)) return { reason: 'kernel-condition', detail: 'transA is set' };
   const shape = context.shapes.get(node.inputs[0]!)?.shape;
   if (shape?.length === 1) return { reason: 'kernel-condition', detail: 'its input is a vector' };

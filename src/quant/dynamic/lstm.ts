@@ -1,7 +1,7 @@
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { attrInt, makeNode } from '../../onnx/graph.ts';
 import { DataType, type Node, type Tensor } from '../../onnx/model.ts';
-import { floatData, floatTensor, makeTensor } from '../../onnx/tensor.ts';
+import { floatData, floatTensor, isFiniteTensor, makeTensor } from '../../onnx/tensor.ts';
 import { quantizeColumns, transpose } from './columns.ts';
 import type { Scope } from './scope.ts';
 
@@ -14,6 +14,7 @@ export function lstmObstacle(scope: Scope, node: Node): string | null {
   for (const input of [1, 2]) {
     const constant = scope.constant(node.inputs[input] ?? '');
     if (constant?.tensor.dataType !== DataType.FLOAT || constant.tensor.dims.length !== 3) return 'its weights are not constant';
+    if (!isFiniteTensor(constant.tensor)) return 'its weights hold NaN or Inf';
   }
   const hidden = scope.constant(node.inputs[2]!)!.tensor.dims[2]!;
   return hidden < LEAST_HIDDEN ? `hidden size ${hidden}: in integers it would be slower below ${LEAST_HIDDEN}` : null;

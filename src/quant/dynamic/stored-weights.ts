@@ -1,7 +1,7 @@
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import { attrInt, cloneModel, floatScalar, intAttr, makeNode, NamePool } from '../../onnx/graph.ts';
 import { DataType, type Graph, type Model, type Node, type Tensor } from '../../onnx/model.ts';
-import { byteLengthOf, elementCount, floatData, floatTensor, makeTensor } from '../../onnx/tensor.ts';
+import { byteLengthOf, elementCount, floatData, floatTensor, isFiniteTensor, makeTensor } from '../../onnx/tensor.ts';
 import { isExcluded } from '../plan/plan.ts';
 import { along, roundWeight, weightScales } from '../transform/weights.ts';
 import { balancedRound } from './balanced-rounding.ts';
@@ -56,6 +56,7 @@ export function storableWeights(graph: Graph, names: NamePool): StoredWeight[] {
       const axes = uses.map(({ node, input }) => (node ? weightAxis(node, input, tensor.dims) : null));
       if (axes.length === 0 || axes.includes(null)) continue;
       if (elementCount(tensor.dims) / tensor.dims[axes[0]!]! < LEAST_PER_CHANNEL) continue;
+      if (!isFiniteTensor(tensor)) continue;
       found.push({ scope, tensor, axis: axes[0]!, users: uses.map(({ node }) => node!) });
     }
   });

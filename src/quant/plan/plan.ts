@@ -2,7 +2,7 @@ import type { LayerNote } from '../../domain/job.ts';
 import type { DeviceProfile } from '../../domain/profile.ts';
 import type { ResolvedRecipe } from '../../domain/recipe.ts';
 import type { Tensor, TensorType } from '../../onnx/model.ts';
-import { floatData } from '../../onnx/tensor.ts';
+import { floatData, isFiniteTensor } from '../../onnx/tensor.ts';
 import type { Quantization } from '../emit/emit.ts';
 import type { LayerCosts } from '../measure/costs.ts';
 import type { ActivationRanges, Observations } from '../observe/observe.ts';
@@ -35,7 +35,12 @@ export function isExcluded({ exclude }: Pick<ResolvedRecipe, 'exclude'>, name: s
 }
 
 /** Why a unit may not run in integers, whatever it costs; null = it may. */
-export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Observations): LayerNote | null {
+export function forbidden(
+  unit: Unit,
+  recipe: ResolvedRecipe,
+  observations: Observations,
+  constant: (name: string) => Tensor | undefined,
+): LayerNote | null {
   const note = (reason: string, detail?: string): LayerNote => ({
     node: unit.name,
     operator: unit.operator,
@@ -44,6 +49,13 @@ export function forbidden(unit: Unit, recipe: ResolvedRecipe, observations: Obse
   });
   if (!unit.row) return note(unit.reason === 'no-integer-kernel' ? 'no-integer-kernel' : 'kernel-condition', unit.reason ?? undefined);
   if (isExcluded(recipe, unit.name, unit.operator)) return note('excluded-by-recipe');
+  // An infinite weight behind which a Clip makes all finite again: nothing that was observed tells of it.
+  for (const tensor of [
+    unit.weight,
+    unit.bias === null ? null : constant(unit.bias),
+    ...unit.constants.map((i) => constant(unit.nodes[0]!.inputs[i]!)),
+  ])
+    if (tensor && !isFiniteTensor(tensor)) return note('not-finite', `its constant ${tensor.name} holds NaN or Inf`);
   for (const value of [...unit.inputs.map((i) => unit.nodes[0]!.inputs[i]!), ...unit.outputs.filter(Boolean)]) {
     const s = observations.get(value);
     if (!s) return note('not-observed', `${value} is not a float tensor that could be observed`);

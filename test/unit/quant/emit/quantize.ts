@@ -105,7 +105,11 @@ export async function quantize(model: Model, options: QuantizeOptions = {}): Pro
     observe(runner, model, [...values], feeds, { threads: 1, channelAxes: new Map(), workDir }),
   );
   const recipe = resolveRecipe({ method: 'static', ...options.recipe });
-  const quantized = new Set(units.filter((u) => !forbidden(u, recipe, observations) && !options.float?.(u)).map((u) => u.id));
+  const quantized = new Set(
+    units
+      .filter((u) => !forbidden(u, recipe, observations, (name) => model.graph.initializers.get(name)) && !options.float?.(u))
+      .map((u) => u.id),
+  );
   // 7 bits everywhere: the sums are then exact on every processor, and the same test holds with VNNI and without.
   const narrow = new Map(
     units.filter((u) => u.weight).map((u) => [u.id, new Set(Array.from({ length: Math.max(...u.weight!.dims) }, (_, c) => c))]),

@@ -5,7 +5,7 @@ import type { ObservedStatistics } from '../../../../src/domain/runner.ts';
 import { type Attribute, GraphView, intAttr } from '../../../../src/onnx/graph.ts';
 import type { Node, Tensor } from '../../../../src/onnx/model.ts';
 import { inferShapes } from '../../../../src/onnx/shapes.ts';
-import { floatData } from '../../../../src/onnx/tensor.ts';
+import { floatData, floatTensor } from '../../../../src/onnx/tensor.ts';
 import { chooseByCost, crossingUs, forbidden, matchesPattern, quantizationFor } from '../../../../src/quant/plan/plan.ts';
 import { buildUnits } from '../../../../src/quant/plan/units.ts';
 import { dequantizeWeight } from '../../../../src/quant/transform/weights.ts';
@@ -20,7 +20,8 @@ const layers = (...names: string[]): Tensor[] => names.flatMap((n) => [weight(`w
 function graph(nodes: Node[], constants: Tensor[], outputs = ['y'], more: Shape = {}) {
   const model = modelOf(nodes, { x: IMAGE, ...more }, outputs, constants);
   const types = inferShapes(model);
-  return { model, types, units: buildUnits(model, new GraphView(model.graph), types) };
+  const constant = (name: string) => model.graph.initializers.get(name);
+  return { model, types, units: buildUnits(model, new GraphView(model.graph), types), constant };
 }
 const statistics = (of: Partial<ObservedStatistics> = {}): ObservedStatistics => ({
   count: 10,
@@ -79,13 +80,13 @@ describe('matchesPattern', () => {
 });
 
 describe('forbidden', () => {
-  const { units } = graph(
+  const { units, constant } = graph(
     [conv('x', 'block1/c'), op('Relu', ['block1/c'], 'r'), op('Add', ['r', 'r'], 's'), op('Tanh', ['s'], 'y')],
     layers('block1/c'),
   );
   const observed = new Map(['x', 'r', 's'].map((v) => [v, statistics()]));
   const reasons = (exclude: object, observations = observed) =>
-    units.map((u) => forbidden(u, resolveRecipe({ method: 'static', exclude }), observations)?.reason ?? null);
+    units.map((u) => forbidden(u, resolveRecipe({ method: 'static', exclude }), observations, constant)?.reason ?? null);
   it.each([
     [{}, [null, null, 'no-integer-kernel']],
     [{ names: ['block1/c'] }, ['excluded-by-recipe', null, 'no-integer-kernel']],
@@ -96,6 +97,20 @@ describe('forbidden', () => {
     [{ operators: ['Conv', 'Add'] }, ['excluded-by-recipe', 'excluded-by-recipe', 'no-integer-kernel']],
   ])('exclude %j', (exclude, want) => {
     expect(reasons(exclude)).toEqual(want);
+  });
+  it('a weight that is not finite, whatever its output is', () => {
+    const [tensor] = layers('block1/c');
+    const infinite = {
+      ...tensor!,
+      data: floatTensor(
+        tensor!.name,
+        Float32Array.from(floatData(tensor!), (v, i) => (i === 3 ? Infinity : v)),
+        tensor!.dims,
+      ).data,
+    };
+    const other = graph([conv('x', 'block1/c'), op('Tanh', ['block1/c'], 'y')], [infinite, ...layers('block1/c').slice(1)]);
+    const seen = new Map([...observed, ['block1/c', statistics()]]);
+    expect(forbidden(other.units[0]!, resolveRecipe({ method: 'static' }), seen, other.constant)?.reason).toBe('not-finite');
   });
   it.each([
     ['NaN at the output', 's', statistics({ nans: 1 }), [null, 'not-finite']],
