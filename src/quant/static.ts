@@ -227,6 +227,9 @@ export async function quantizeStatic(basis: StaticBasis, recipe: ResolvedRecipe,
   }
   const heavy = units.filter((u) => allowed.has(u.id) && !u.row!.moves);
   if (!heavy.length) {
+    const strange = units.map((u) => leftInFloat.get(u.id)).filter((note) => note?.reason === 'not-finite');
+    if (strange.length && strange.length === units.filter((u) => u.row).length)
+      throw new HalftoneError('model-not-finite', `no layer can run in integers: of ${strange[0]!.node}, ${strange[0]!.detail}`);
     throw new HalftoneError(
       'nothing-to-quantize',
       `no layer can run in integers: the model has ${[...new Set(units.map((u) => u.operator))].slice(0, 12).join(', ')}`,

@@ -33,7 +33,7 @@ export function toFloat16(
     const operators = [...new Set(model.graph.nodes.map((node) => node.opType))].slice(0, 12).join(', ');
     throw new HalftoneError(
       'nothing-to-quantize',
-      `the model has no float32 weights to store in float16${kept}; it has ${operators || 'no operators'}`,
+      `the model has no float32 weights worth storing in float16 (256 elements or more)${kept}; it has ${operators || 'no operators'}`,
     );
   }
   const notes = [

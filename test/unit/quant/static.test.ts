@@ -319,6 +319,10 @@ describe('the static line', () => {
     const nothing = modelOf([op('Tanh', ['x'], 't'), op('Exp', ['t'], 'y')], { x: ['N', 4] }, { y: ['N', 4] });
     const feeds = randomFeeds(modelOf(nothing.graph.nodes, { x: [1, 4] }, ['y']), 4);
     await expect(quantize(nothing, feeds)).rejects.toMatchObject({ code: 'nothing-to-quantize' });
+    const broken = modelOf([op('MatMul', ['x', 'w'], 'y')], { x: ['N', 4] }, { y: ['N', 3] }, [
+      { ...w('w', [4, 3]), data: { kind: 'bytes', bytes: new Uint8Array(new Float32Array(12).fill(Number.NaN).buffer) } },
+    ]);
+    await expect(quantize(broken, feeds)).rejects.toMatchObject({ code: 'model-not-finite' });
     const moves = modelOf([op('Transpose', ['x'], 'y')], { x: ['N', 4] }, { y: [4, 'N'] });
     await expect(quantize(moves, feeds)).rejects.toMatchObject({ code: 'nothing-to-quantize' });
   });
