@@ -32,18 +32,18 @@ import { chooseBest, qualityProblem } from './best.ts';
 /** Version of the engine in cache keys and manifests: raised when the same input would give another artifact. */
 const ENGINE_VERSION = 1;
 
-/** What share of a job each stage is taken to be, for progress. */
+/** How long each stage is taken to last beside the others, for progress: measuring takes seconds whatever the model, the rest grows with it. */
 const WEIGHTS: Record<Stage, number> = {
   read: 1,
-  prepare: 4,
-  observe: 14,
-  measure: 22,
+  prepare: 1,
+  observe: 6,
+  measure: 30,
   plan: 1,
-  transform: 14,
-  emit: 2,
-  gate: 2,
-  evaluate: 20,
-  benchmark: 20,
+  transform: 6,
+  emit: 1,
+  gate: 1,
+  evaluate: 15,
+  benchmark: 40,
 };
 /** Stages that must have the machine to themselves. */
 const ALONE: ReadonlySet<Stage> = new Set(['measure', 'benchmark']);
