@@ -120,17 +120,18 @@ export function floatData(tensor: Tensor): Float32Array {
   }
 }
 
-const finite = new WeakMap<Tensor, boolean>();
+/** By a tensor's data, which copies of a model share. */
+const finite = new WeakMap<Tensor['data'], boolean>();
 
-/** Whether a float tensor holds no NaN and no infinity. One pass over its values, once a tensor. */
+/** Whether a float tensor holds no NaN and no infinity. One pass over its values, once for all copies of a model. */
 export function isFiniteTensor(tensor: Tensor): boolean {
-  let answer = finite.get(tensor);
+  let answer = finite.get(tensor.data);
   if (answer === undefined) {
     // 0 · x is 0 but for NaN and infinities, and what is not 0 stays so.
     let sum = 0;
     for (const value of floatData(tensor)) sum += 0 * value;
     answer = sum === 0;
-    finite.set(tensor, answer);
+    finite.set(tensor.data, answer);
   }
   return answer;
 }

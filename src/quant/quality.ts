@@ -33,8 +33,9 @@ function isSequenceOfProbabilities(value: TensorValue): boolean {
   return x.length > 0;
 }
 
-/** How far a probability is above the least that counts, on a logarithmic scale. */
-const evidence = (probability: number): number => (probability > LEAST_PROBABILITY ? Math.log(probability / LEAST_PROBABILITY) : 0);
+/** How far a probability is above the least that counts, on a logarithmic scale; NaN of NaN. */
+const evidence = (probability: number): number => (probability <= LEAST_PROBABILITY ? 0 : Math.log(probability / LEAST_PROBABILITY));
+const asItIs = (value: number): number => value;
 
 /**
  * Adds one run's outputs to the errors. A value that is not finite counts as infinite noise, unless the float model's is the same.
@@ -52,29 +53,17 @@ function addErrors(errors: Map<string, OutputError>, reference: Record<string, T
       continue;
     }
     const [x, y] = [floats(r), floats(g)];
+    const scale = isSequenceOfProbabilities(r) ? evidence : asItIs;
     let power = 0;
     let noise = 0;
-    if (isSequenceOfProbabilities(r)) {
-      for (let i = 0; i < x.length; i++) {
-        if (!(x[i]! > LEAST_PROBABILITY || y[i]! > LEAST_PROBABILITY)) {
-          if (Number.isNaN(y[i])) noise = Number.POSITIVE_INFINITY;
-          continue;
-        }
-        const [a, b] = [evidence(x[i]!), evidence(y[i]!)];
-        power += a * a;
-        noise += (a - b) ** 2;
-      }
-      error.power += power;
-      error.noise += noise;
-      continue;
-    }
     for (let i = 0; i < x.length; i++) {
       if (!Number.isFinite(x[i]!)) {
         if (!Object.is(x[i], y[i])) noise = Number.POSITIVE_INFINITY;
         continue;
       }
-      const d = x[i]! - y[i]!;
-      power += x[i]! * x[i]!;
+      const a = scale(x[i]!);
+      const d = a - scale(y[i]!);
+      power += a * a;
       noise += d * d;
     }
     error.power += power;

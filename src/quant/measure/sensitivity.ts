@@ -1,3 +1,4 @@
+import { eachAtATime } from '../at-a-time.ts';
 import type { Quantization } from '../emit/emit.ts';
 import type { Observations } from '../observe/observe.ts';
 import type { Unit } from '../plan/units.ts';
@@ -32,19 +33,11 @@ export async function sensitivities(
   let measured = 0;
   const measure = async (groups: Unit[][]): Promise<Group[]> => {
     const found: Group[] = [];
-    const queue = (function* () {
-      yield* groups.entries();
-    })();
-    const worker = async (): Promise<void> => {
-      // Leaving the loop by an error ends the queue for the others, too.
-      for (const [i, group] of queue) {
-        options.signal?.throwIfAborted();
-        found[i] = { units: group, noise: await noise(group) };
-        options.progress(Math.min(1, ++measured / most));
-      }
-    };
-    const ends = await Promise.allSettled(Array.from({ length: options.atATime }, worker));
-    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    await eachAtATime(groups.entries(), options.atATime, async ([i, group]) => {
+      options.signal?.throwIfAborted();
+      found[i] = { units: group, noise: await noise(group) };
+      options.progress(Math.min(1, ++measured / most));
+    });
     return found;
   };
 

@@ -2,6 +2,7 @@ import { entropyRange, mseRange, percentileRange } from '../../../native/index.t
 import type { Calibration } from '../../domain/recipe.ts';
 import type { ObservedStatistics, Observer, Runner, TensorValue } from '../../domain/runner.ts';
 import type { Model } from '../../onnx/model.ts';
+import { eachAtATime } from '../at-a-time.ts';
 import { withOutputs } from '../session.ts';
 
 /** Statistics of every value that a plan may quantize. */
@@ -101,17 +102,10 @@ export async function observe(
         };
       }
     }
-    const queue = work();
-    const worker = async (): Promise<void> => {
-      // Leaving the loop by an error ends the queue for the others, too.
-      for (const task of queue) {
-        options.signal?.throwIfAborted();
-        await task();
-      }
-    };
-    // All have ended before the session is closed, whichever failed.
-    const ends = await Promise.allSettled(Array.from({ length: atATime }, worker));
-    for (const end of ends) if (end.status === 'rejected') throw end.reason;
+    await eachAtATime(work(), atATime, async (task) => {
+      options.signal?.throwIfAborted();
+      await task();
+    });
     const [whole, ...others] = lanes;
     for (const lane of others) for (const [name, observer] of Object.entries(lane.observers)) whole!.observers[name]!.merge(observer);
     return { observations: new Map(values.map((value) => [value, whole!.observers[opened.outputOf(value)]!.result()])), reference };

@@ -1,6 +1,6 @@
 import { attrFloat, attrInt, attrInts, attrString } from '../../onnx/graph.ts';
 import { DataType, type Node, type Tensor, type TensorType } from '../../onnx/model.ts';
-import { floatData } from '../../onnx/tensor.ts';
+import { isFiniteTensor } from '../../onnx/tensor.ts';
 
 /**
  * The operators that ONNX Runtime's CPU provider has an integer kernel for: which inputs are quantized, where the weight's
@@ -181,7 +181,6 @@ export function match(
   if (!inputs.length) return { reason: 'all inputs are constants' };
   if (data.some((i) => !isFloatTensor(context, node.inputs[i]))) return { reason: 'not float' };
   // A mask of −∞ has no grid: its scale would be infinite.
-  if (constants.some((i) => !floatData(context.constant(node.inputs[i]!)!).every(Number.isFinite)))
-    return { reason: 'a constant holds NaN or Inf' };
+  if (constants.some((i) => !isFiniteTensor(context.constant(node.inputs[i]!)!))) return { reason: 'a constant holds NaN or Inf' };
   return { row, inputs, constants, weight };
 }

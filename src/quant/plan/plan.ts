@@ -50,11 +50,8 @@ export function forbidden(
   if (!unit.row) return note(unit.reason === 'no-integer-kernel' ? 'no-integer-kernel' : 'kernel-condition', unit.reason ?? undefined);
   if (isExcluded(recipe, unit.name, unit.operator)) return note('excluded-by-recipe');
   // An infinite weight behind which a Clip makes all finite again: nothing that was observed tells of it.
-  for (const tensor of [
-    unit.weight,
-    unit.bias === null ? null : constant(unit.bias),
-    ...unit.constants.map((i) => constant(unit.nodes[0]!.inputs[i]!)),
-  ])
+  // Its constant activations were looked at when the unit was built.
+  for (const tensor of [unit.weight, unit.bias === null ? null : constant(unit.bias)])
     if (tensor && !isFiniteTensor(tensor)) return note('not-finite', `its constant ${tensor.name} holds NaN or Inf`);
   for (const value of [...unit.inputs.map((i) => unit.nodes[0]!.inputs[i]!), ...unit.outputs.filter(Boolean)]) {
     const s = observations.get(value);

@@ -2,6 +2,7 @@ import { type ConvGeometry, convGram, gptqRound, gram } from '../../../native/in
 import type { Runner, TensorValue } from '../../domain/runner.ts';
 import { attrInt, attrInts, attrString } from '../../onnx/graph.ts';
 import type { Model } from '../../onnx/model.ts';
+import { eachAtATime } from '../at-a-time.ts';
 import type { Unit } from '../plan/units.ts';
 import { floats } from '../quality.ts';
 import { withOutputs } from '../session.ts';
@@ -84,12 +85,9 @@ export async function secondMoments(
       options.signal?.throwIfAborted();
       const values = await opened.session.run(feeds, fetches);
       // One layer to a core; each layer's sum is its own, so their order does not matter.
-      const queue = layers.values();
-      const worker = async () => {
-        for (const layer of queue) await addMoments(layer, values[opened.outputOf(inputOf(layer))]!, moments.get(layer.unit.id)!);
-      };
-      const ends = await Promise.allSettled(Array.from({ length: options.threads || runner.cores }, worker));
-      for (const end of ends) if (end.status === 'rejected') throw end.reason;
+      await eachAtATime(layers, options.threads || runner.cores, (layer) =>
+        addMoments(layer, values[opened.outputOf(inputOf(layer))]!, moments.get(layer.unit.id)!),
+      );
     }
   } finally {
     opened.session.close();
